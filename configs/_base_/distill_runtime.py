@@ -1,0 +1,2 @@
+custom_imports = dict(imports=['mmbckd'])
+custom_hooks = [dict(type='DataCheckHook'), dict(type='StudentCheckpointHook')]

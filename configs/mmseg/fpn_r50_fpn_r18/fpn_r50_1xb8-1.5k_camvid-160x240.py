@@ -1,0 +1,30 @@
+# The teacher, trained from scratch.
+_base_ = [
+    'mmseg::_base_/models/fpn_r50.py', '../../_base_/datasets/camvid.py',
+    'mmseg::_base_/default_runtime.py', '../../_base_/distill_runtime.py',
+    '../../_base_/schedules/schedule_1k_bf16.py'
+]
+
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    data_preprocessor=dict(size=(160, 240)),
+    pretrained=None,
+    backbone=dict(norm_cfg=norm_cfg),
+    neck=dict(out_channels=128),
+    decode_head=dict(
+        in_channels=[128, 128, 128, 128],
+        channels=64,
+        num_classes=11,
+        norm_cfg=norm_cfg))
+
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
+    dict(
+        type='PolyLR',
+        eta_min=1e-5,
+        power=0.9,
+        begin=50,
+        end=1500,
+        by_epoch=False)
+]
+train_cfg = dict(max_iters=1500)

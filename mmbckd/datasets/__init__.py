@@ -1,0 +1,3 @@
+from .seg_datasets import CamVidDataset, StreetScenesDataset
+
+__all__ = ['CamVidDataset', 'StreetScenesDataset']

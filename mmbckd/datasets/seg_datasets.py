@@ -1,0 +1,73 @@
+"""Segmentation data sets that MMSegmentation does not have."""
+import os.path as osp
+from typing import List
+
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+
+from . import street_scenes_generator
+
+
+class _FolderDataset(BaseSegDataset):
+    """A data set of two folders that says so when they are not there."""
+
+    #: What to do if the folder is missing or empty.
+    HINT: str
+
+    def load_data_list(self) -> List[dict]:
+        """List images and label maps.
+
+        Raises:
+            FileNotFoundError: If there are none.
+        """
+        img_dir = self.data_prefix['img_path']
+        data_list = super().load_data_list() if osp.isdir(img_dir) else []
+        if not data_list:
+            found = 'holds none' if osp.isdir(img_dir) else 'does not exist'
+            raise FileNotFoundError(
+                f'{type(self).__name__} expected *{self.img_suffix} images '
+                f'in {img_dir}, but that folder {found}. {self.HINT}')
+        return data_list
+
+
+@DATASETS.register_module()
+class CamVidDataset(_FolderDataset):
+    """CamVid with the 11 classes of the SegNet split.
+
+    Expected layout under ``data_root``: ``images/{train,val}/*.jpg`` and
+    ``annotations/{train,val}/*.png``, the PNGs holding class ids 0 to 10 and
+    255 where the image is not labelled.
+
+    References:
+        - Brostow, Fauqueur, Cipolla. Semantic object classes in video: a
+          high-definition ground truth database. PRL 2009.
+        - Badrinarayanan, Kendall, Cipolla. SegNet. TPAMI 2017 (the split).
+    """
+
+    METAINFO = dict(
+        classes=('sky', 'building', 'pole', 'road', 'pavement', 'tree',
+                 'sign', 'fence', 'car', 'pedestrian', 'bicyclist'),
+        palette=[[128, 128, 128], [128, 0, 0], [192, 192, 128],
+                 [128, 64, 128], [60, 40, 222], [128, 128, 0],
+                 [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0],
+                 [0, 128, 192]])
+    HINT = ('Set the environment variable MMBCKD_CAMVID (or `data_root`) to '
+            'a folder with images/{train,val} and annotations/{train,val}.')
+
+
+@DATASETS.register_module()
+class StreetScenesDataset(_FolderDataset):
+    """The generated street scenes of the quickstart.
+
+    See :mod:`mmbckd.datasets.street_scenes_generator` for what they are and
+    how they lie on disk.
+    """
+
+    METAINFO = dict(
+        classes=street_scenes_generator.CLASSES,
+        palette=street_scenes_generator.PALETTE)
+    HINT = ('Make them first: python '
+            'tools/dataset_converters/street_scenes.py data/street_scenes')
+
+    def __init__(self, img_suffix: str = '.png', **kwargs) -> None:
+        super().__init__(img_suffix=img_suffix, **kwargs)

@@ -1,0 +1,204 @@
+import logging
+import os.path as osp
+from collections import OrderedDict
+from typing import Dict, List, Optional, Union
+
+import torch
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmengine.runner import CheckpointLoader
+from mmengine.structures import BaseDataElement
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.utils import add_prefix
+from mmrazor.registry import MODELS
+from torch import nn
+
+
+@MODELS.register_module()
+class FrozenTeacherDistill(SingleTeacherDistill):
+    """Distillation from one teacher that is frozen throughout.
+
+    It differs from MMRazor's ``SingleTeacherDistill`` in what the teacher
+    does, and works with any distiller:
+
+    - all of the teacher is in eval mode, not its batch norms only, so that
+      dropout and stochastic depth do not make the targets noisy;
+    - the teacher computes no loss, since nobody reads it;
+    - its checkpoint has to fit it: weights that are missing would silently
+      stay random;
+    - student and teacher have to predict as many classes.
+
+    Args:
+        architecture (dict | str | BaseModel): The student: its config, the
+            path of a config file that has it under ``model`` (a file, or
+            ``'mmseg::pspnet/…'``), or the built model.
+        teacher (dict | str | BaseModel): The teacher, in the same forms.
+        distiller (dict): Config of the distiller.
+        teacher_ckpt (str, optional): The teacher's checkpoint. Defaults to
+            None: the teacher has been built with its weights.
+        teacher_forward (str, optional): Mode in which the teacher is called,
+            ``'tensor'`` or ``'loss'``. Defaults to None: ``'tensor'``, or
+            ``'loss'`` if the distiller delivers data between the models,
+            since what is delivered is mostly part of the losses.
+        kwargs: See ``SingleTeacherDistill``.
+
+    Raises:
+        FileNotFoundError: If ``teacher_ckpt`` does not exist.
+        ValueError: If ``teacher_ckpt`` does not fit the teacher, if student
+            and teacher differ in their number of classes, or if the teacher
+            is to be trained.
+    """
+
+    def __init__(self,
+                 architecture: Union[dict, str, BaseModel],
+                 teacher: Union[dict, str, BaseModel],
+                 distiller: dict,
+                 teacher_ckpt: Optional[str] = None,
+                 teacher_forward: Optional[str] = None,
+                 teacher_trainable: bool = False,
+                 **kwargs) -> None:
+        if teacher_trainable:
+            raise ValueError(
+                'FrozenTeacherDistill does not train its teacher, but got '
+                'teacher_trainable=True. Use SingleTeacherDistill for that.')
+        if teacher_forward not in (None, 'tensor', 'loss'):
+            raise ValueError("`teacher_forward` must be 'tensor', 'loss' or "
+                             f'None, but got {teacher_forward!r}.')
+        architecture = _build_model(architecture)
+        teacher = _build_model(teacher)
+        _check_classes(architecture, teacher)
+        if teacher_ckpt is not None:
+            _load_teacher(teacher, teacher_ckpt)
+        elif not teacher.is_init:
+            print_log(
+                'The teacher has no `teacher_ckpt`: unless its own config '
+                'loads weights, it teaches what random weights say.',
+                logger='current',
+                level=logging.WARNING)
+        super().__init__(
+            distiller={
+                '_scope_': 'mmrazor',
+                **distiller
+            },
+            teacher=teacher,
+            architecture=architecture,
+            **kwargs)
+        self.teacher_forward = teacher_forward or (
+            'loss' if self.distiller.deliveries.deliveries else 'tensor')
+
+    def loss(
+        self,
+        batch_inputs: torch.Tensor,
+        data_samples: Optional[List[BaseDataElement]] = None,
+    ) -> Dict[str, torch.Tensor]:
+        """Losses of the student and of the distiller, by name."""
+        losses = dict()
+        distiller = self.distiller
+        distiller.set_deliveries_override(False)
+        with distiller.teacher_recorders, distiller.deliveries, \
+                torch.no_grad():
+            self.teacher(batch_inputs, data_samples, mode=self.teacher_forward)
+
+        distiller.set_deliveries_override(True)
+        with distiller.student_recorders, distiller.deliveries, \
+                torch.set_grad_enabled(self.student_trainable):
+            student_losses = self.student(
+                batch_inputs, data_samples, mode='loss')
+        if self.calculate_student_loss:
+            losses.update(add_prefix(student_losses, 'student'))
+
+        if not self.distillation_stopped:
+            losses.update(
+                add_prefix(distiller.compute_distill_losses(), 'distill'))
+        return losses
+
+    def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
+        """Set the mode of all but the teacher, which stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+
+def _build_model(model: Union[dict, str, BaseModel]) -> BaseModel:
+    if isinstance(model, str):
+        cfg = get_config(model) if '::' in model else Config.fromfile(model)
+        if 'model' not in cfg:
+            raise ValueError(f'The config {model} has no `model`. Name a '
+                             'config that can be trained on its own.')
+        model = cfg.model
+        model.setdefault('_scope_', cfg.get('default_scope', 'mmengine'))
+        # As the runners of MMDetection and MMSegmentation do.
+        if 'data_preprocessor' in cfg:
+            model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    if isinstance(model, dict):
+        model = MODELS.build(model)
+    return model
+
+
+def _num_classes(model: nn.Module) -> Optional[int]:
+    """Number of classes that a segmentor or detector predicts, if it says."""
+    for name in ('decode_head', 'roi_head.bbox_head', 'bbox_head',
+                 'mask_head', 'panoptic_head'):
+        head = model
+        for part in name.split('.'):
+            head = getattr(head, part, None)
+        if isinstance(head, nn.ModuleList):
+            head = head[-1]
+        if isinstance(getattr(head, 'num_classes', None), int):
+            return head.num_classes
+    return None
+
+
+def _check_classes(student: nn.Module, teacher: nn.Module) -> None:
+    student_classes = _num_classes(student)
+    teacher_classes = _num_classes(teacher)
+    if None not in (student_classes, teacher_classes) \
+            and student_classes != teacher_classes:
+        raise ValueError(
+            'Student and teacher must predict the same classes, but the '
+            f'student has num_classes={student_classes} and the teacher '
+            f'num_classes={teacher_classes}. Set `num_classes` of their '
+            'heads to that of the data set, and use a teacher trained on it.')
+
+
+def _load_teacher(teacher: nn.Module, path: str) -> None:
+    """Load a teacher's checkpoint, all of it."""
+    if '://' not in path and not osp.isfile(path):
+        raise FileNotFoundError(
+            f'`teacher_ckpt` must be the checkpoint of a trained teacher, but '
+            f'{path} does not exist (looked up from {osp.abspath(".")}). '
+            'Train the teacher first, or correct the path.')
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    if any(k.startswith('architecture.') for k in state_dict):
+        raise ValueError(
+            f'`teacher_ckpt` must hold a plain model, but {path} holds a '
+            'whole distillation. Use the *_student.pth beside it, or make '
+            'one: mim run mmbckd convert_kd_ckpt_to_student CHECKPOINT.')
+    plain = OrderedDict(
+        (k[len('module.'):] if k.startswith('module.') else k, v)
+        for k, v in state_dict.items())
+    plain._metadata = getattr(state_dict, '_metadata', OrderedDict())
+    try:
+        missing, unexpected = teacher.load_state_dict(plain, strict=False)
+    except RuntimeError as e:
+        raise ValueError(f'`teacher_ckpt` {path} is not of the teacher '
+                         f'({type(teacher).__name__}): {e}') from None
+    missing = [k for k in missing if not k.endswith('num_batches_tracked')]
+    if missing:
+        raise ValueError(
+            f'`teacher_ckpt` {path} is not of the teacher '
+            f'({type(teacher).__name__}): {len(missing)} of its '
+            f'{len(teacher.state_dict())} weights are missing, such as '
+            f'{missing[:3]}; the checkpoint has names such as '
+            f'{list(plain)[:3]}. Use the config that it was trained with.')
+    if unexpected:
+        print_log(
+            f'{len(unexpected)} entries of `teacher_ckpt` {path} are not '
+            f'weights of the teacher and were left out: {unexpected[:5]} …',
+            logger='current',
+            level=logging.WARNING)
+    # mmengine is not to initialise what was loaded.
+    teacher._is_init = True

@@ -1,0 +1,3 @@
+from .bckd_distiller import BCKDDistiller
+
+__all__ = ['BCKDDistiller']

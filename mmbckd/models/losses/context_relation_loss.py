@@ -1,0 +1,71 @@
+from typing import Optional, Sequence, Union
+
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from ...functional import relation_kl
+
+
+@MODELS.register_module()
+class ContextRelationLoss(nn.Module):
+    """Context distillation: the student's pixels have to relate to one
+    another as the teacher's do.
+
+    The formula is :func:`mmbckd.functional.relation_kl`. Where both inputs
+    are sequences of feature maps (the levels of an FPN), the loss is the mean
+    over their levels.
+
+    Args:
+        tau (float): Temperature of the relations. Defaults to 0.1.
+        exclude_self (bool): Whether to leave a pixel's relation to itself
+            out. Defaults to False.
+        center (bool): Whether to subtract the features' mean over each image
+            first. Defaults to False.
+        block_size (int, optional): Rows of the relation that are in memory
+            at a time. Defaults to None: chosen from the size of the maps.
+        loss_weight (float): λ_cd. Defaults to 1.
+
+    Shape:
+        - preds_S: (N, C_S, H_S, W_S), or a sequence of such maps.
+        - preds_T: (N, C_T, H_T, W_T), or a sequence of as many maps.
+        - returns: a scalar.
+    """
+
+    def __init__(self,
+                 tau: float = 0.1,
+                 exclude_self: bool = False,
+                 center: bool = False,
+                 block_size: Optional[int] = None,
+                 loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.tau = tau
+        self.exclude_self = exclude_self
+        self.center = center
+        self.block_size = block_size
+        self.loss_weight = loss_weight
+
+    def forward(self, preds_S: Union[Tensor, Sequence[Tensor]],
+                preds_T: Union[Tensor, Sequence[Tensor]]) -> Tensor:
+        """Return the weighted loss, see the class for the shapes.
+
+        Raises:
+            ValueError: If student and teacher do not have as many maps.
+        """
+        preds_S = [preds_S] if isinstance(preds_S, Tensor) else preds_S
+        preds_T = [preds_T] if isinstance(preds_T, Tensor) else preds_T
+        if len(preds_S) != len(preds_T):
+            raise ValueError(
+                'ContextRelationLoss compares feature maps pair by pair, but '
+                f'the student gave {len(preds_S)} and the teacher '
+                f'{len(preds_T)}. Name modules with as many outputs, or pick '
+                'one output with `data_idx`.')
+        losses = [
+            relation_kl(
+                s,
+                t,
+                tau=self.tau,
+                exclude_self=self.exclude_self,
+                center=self.center,
+                block_size=self.block_size) for s, t in zip(preds_S, preds_T)
+        ]
+        return self.loss_weight * sum(losses) / len(losses)

@@ -1,0 +1,3 @@
+from .recorders import GroundTruthRecorder, ModuleListOutputsRecorder
+
+__all__ = ['GroundTruthRecorder', 'ModuleListOutputsRecorder']
