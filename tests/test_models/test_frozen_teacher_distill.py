@@ -19,13 +19,18 @@ CWD = dict(
             preds_T=dict(from_student=False, recorder='logits'))))
 
 
-def build(student=None, teacher=None, **kwargs):
+BCKD = dict(
+    type='BCKDDistiller',
+    boundary=dict(student='backbone', teacher='decode_head.conv_seg'))
+
+
+def build(student=None, teacher=None, distiller=CWD, **kwargs):
     return MODELS.build(
         dict(
             type='mmrazor.FrozenTeacherDistill',
             architecture=student or cnn_segmentor(),
             teacher=teacher or cnn_segmentor(base_channels=16),
-            distiller=CWD,
+            distiller=distiller,
             **kwargs))
 
 
@@ -41,7 +46,7 @@ def teacher_logits(model, images, samples):
 @pytest.mark.parametrize('teacher', [cnn_segmentor, transformer_segmentor])
 def test_targets_do_not_depend_on_dropout(teacher):
     """The reference is the teacher alone, in eval mode."""
-    model = build(teacher=teacher())
+    model = build(teacher=teacher(), distiller=BCKD)
     model.train()
     assert model.student.training
     assert not any(m.training for m in model.teacher.modules())
@@ -157,3 +162,13 @@ def test_different_class_counts_are_refused():
 def test_trainable_teacher_is_refused():
     with pytest.raises(ValueError, match='SingleTeacherDistill'):
         build(teacher_trainable=True)
+
+
+def test_preprocessing_is_that_of_the_student_alone():
+    """The config's top level only fills in for a student without its own."""
+    top = dict(type='SegDataPreProcessor', _scope_='mmseg', size=(32, 32))
+    assert build(data_preprocessor=top).data_preprocessor.size == (64, 64)
+    student = cnn_segmentor()
+    student.pop('data_preprocessor')
+    model = build(student, data_preprocessor=top)
+    assert model.data_preprocessor.size == (32, 32)

@@ -6,9 +6,10 @@ _base_ = [
     '../../_base_/schedules/schedule_1k_bf16.py'
 ]
 
+data_preprocessor = dict(size=(160, 240))
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
-    data_preprocessor=dict(size=(160, 240)),
+    data_preprocessor=data_preprocessor,
     pretrained=None,
     backbone=dict(depth=18, base_channels=32, norm_cfg=norm_cfg),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),

@@ -42,6 +42,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``'tensor'`` or ``'loss'``. Defaults to None: ``'tensor'``, or
             ``'loss'`` if the distiller delivers data between the models,
             since what is delivered is mostly part of the losses.
+        data_preprocessor (dict, optional): For a student whose config has
+            none. Defaults to None. mmengine passes the config's top level
+            here; as for a student alone, the student's own comes first.
         kwargs: See ``SingleTeacherDistill``.
 
     Raises:
@@ -58,6 +61,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                  teacher_ckpt: Optional[str] = None,
                  teacher_forward: Optional[str] = None,
                  teacher_trainable: bool = False,
+                 data_preprocessor: Optional[dict] = None,
                  **kwargs) -> None:
         if teacher_trainable:
             raise ValueError(
@@ -66,7 +70,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if teacher_forward not in (None, 'tensor', 'loss'):
             raise ValueError("`teacher_forward` must be 'tensor', 'loss' or "
                              f'None, but got {teacher_forward!r}.')
-        architecture = _build_model(architecture)
+        architecture = _build_model(architecture, data_preprocessor)
         teacher = _build_model(teacher)
         _check_classes(architecture, teacher)
         if teacher_ckpt is not None:
@@ -121,7 +125,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return self
 
 
-def _build_model(model: Union[dict, str, BaseModel]) -> BaseModel:
+def _build_model(model: Union[dict, str, BaseModel],
+                 data_preprocessor: Optional[dict] = None) -> BaseModel:
     if isinstance(model, str):
         cfg = get_config(model) if '::' in model else Config.fromfile(model)
         if 'model' not in cfg:
@@ -133,6 +138,8 @@ def _build_model(model: Union[dict, str, BaseModel]) -> BaseModel:
         if 'data_preprocessor' in cfg:
             model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if isinstance(model, dict):
+        if data_preprocessor is not None and 'type' in model:
+            model = {'data_preprocessor': data_preprocessor, **model}
         model = MODELS.build(model)
     return model
 

@@ -1,0 +1,238 @@
+import os
+import subprocess
+import sys
+
+import mmcv
+import mmengine
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner, load_checkpoint
+from mmrazor.registry import MODELS
+
+from mmbckd.engine import export_student_checkpoint
+from tests.segmentors import batch, cnn_segmentor
+
+CLASSES = ('a', 'b', 'c', 'd', 'e')
+
+
+def write_images(root, count=4, side=32, labels=5):
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        mmcv.imwrite(
+            rng.integers(0, 256, (side, side, 3), dtype=np.uint8),
+            str(root / 'img' / f'{i}.jpg'))
+        mmcv.imwrite(
+            rng.integers(0, labels, (side, side), dtype=np.uint8),
+            str(root / 'ann' / f'{i}.png'))
+
+
+def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
+    """A run of a few iterations on images of noise."""
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations'),
+        dict(type='PackSegInputs')
+    ]
+    loader = dict(
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='InfiniteSampler', shuffle=True),
+        dataset=dict(
+            type='BaseSegDataset',
+            data_root=str(tmp_path),
+            data_prefix=dict(img_path='img', seg_map_path='ann'),
+            metainfo=dict(classes=classes),
+            pipeline=pipeline))
+    student = cnn_segmentor(base_channels=4)
+    student['data_preprocessor']['size'] = (32, 32)
+    student['data_preprocessor']['seg_pad_val'] = 255
+    model = dict(
+        type='mmrazor.FrozenTeacherDistill',
+        architecture=student,
+        teacher=cnn_segmentor(base_channels=8),
+        distiller=dict(
+            type='BCKDDistiller',
+            boundary=dict(student='backbone',
+                          teacher='decode_head.conv_seg')))
+    cfg = dict(
+        default_scope='mmseg',
+        work_dir=str(tmp_path / 'work_dir'),
+        experiment_name=f'{tmp_path.name}_{np.random.randint(1 << 30)}',
+        model=model if distil else student,
+        train_dataloader=loader,
+        val_dataloader=dict(
+            loader,
+            batch_size=1,
+            sampler=dict(type='DefaultSampler', shuffle=False)),
+        val_evaluator=dict(type='IoUMetric'),
+        train_cfg=dict(
+            type='IterBasedTrainLoop', max_iters=4, val_interval=2),
+        val_cfg=dict(type='ValLoop'),
+        optim_wrapper=dict(
+            type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01)),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', log_metric_by_epoch=False),
+            checkpoint=dict(
+                type='CheckpointHook',
+                by_epoch=False,
+                interval=1,
+                max_keep_ckpts=2,
+                save_best='mIoU')),
+        custom_hooks=[
+            dict(type='DataCheckHook'),
+            dict(type='StudentCheckpointHook')
+        ],
+        log_processor=dict(by_epoch=False),
+        randomness=dict(seed=0))
+    cfg.update(kwargs)
+    return Config(cfg)
+
+
+def names(folder, pattern):
+    return sorted(p.name for p in folder.glob(pattern))
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A distillation that has run to its end."""
+    init_default_scope('mmseg')
+    root = tmp_path_factory.mktemp('run')
+    write_images(root)
+    runner = Runner.from_cfg(config(root))
+    runner.train()
+    return root, runner
+
+
+def test_each_checkpoint_that_is_kept_has_its_student(run):
+    work_dir = run[0] / 'work_dir'
+    kept = [
+        n for n in names(work_dir, '*.pth') if not n.endswith('_student.pth')
+    ]
+    assert 'iter_3.pth' in kept and 'iter_4.pth' in kept
+    assert any(n.startswith('best_mIoU') for n in kept)
+    students = [n.replace('.pth', '_student.pth') for n in kept]
+    assert names(work_dir, '*_student.pth') == sorted(students)
+
+
+def test_plain_student_gives_the_outputs_of_the_distilled_one(run):
+    root, runner = run
+    plain = torch.load(
+        root / 'work_dir' / 'iter_4_student.pth', weights_only=True)
+    cfg = config(root, distil=False)
+    student = MODELS.build(cfg.model)
+    student.load_state_dict(plain['state_dict'], strict=True)
+    assert plain['meta']['dataset_meta']['classes'] == CLASSES
+    images, _ = batch(side=32)
+    runner.model.eval()
+    assert torch.equal(student.eval()(images), runner.model(images))
+
+
+def test_plain_student_needs_neither_mmbckd_nor_mmrazor(run, tmp_path):
+    """In a Python in which both cannot be imported."""
+    root, runner = run
+    cfg = config(root, distil=False)
+    images, _ = batch(side=32)
+    torch.save(images, tmp_path / 'images.pth')
+    runner.model.eval()
+    torch.save(runner.model(images), tmp_path / 'expected.pth')
+    Config(dict(model=cfg.model,
+                default_scope='mmseg')).dump(tmp_path / 'student.py')
+    script = f"""
+import sys
+for name in ('mmbckd', 'mmrazor'):
+    sys.modules[name] = None
+import torch
+from mmseg.apis import init_model
+root = {str(tmp_path)!r}
+model = init_model(root + '/student.py',
+                   {str(root / 'work_dir' / 'iter_4_student.pth')!r},
+                   device='cpu')
+out = model(torch.load(root + '/images.pth'))
+assert torch.equal(out, torch.load(root + '/expected.pth'))
+assert tuple(model.dataset_meta['classes']) == {CLASSES!r}
+"""
+    subprocess.run(
+        [sys.executable, '-c', script],
+        check=True,
+        env={
+            **os.environ, 'MMBCKD_NO_COMPAT': '1'
+        })
+
+
+def test_resumed_run_takes_its_old_students_along(tmp_path):
+    write_images(tmp_path)
+    cfg = config(tmp_path)
+    cfg.train_cfg.max_iters = 2
+    Runner.from_cfg(cfg).train()
+    work_dir = tmp_path / 'work_dir'
+    assert 'iter_2_student.pth' in names(work_dir, '*.pth')
+    cfg = config(tmp_path, resume=True)
+    cfg.train_cfg.max_iters = 5
+    Runner.from_cfg(cfg).train()
+    assert names(work_dir, 'iter_*_student.pth') == [
+        'iter_4_student.pth', 'iter_5_student.pth'
+    ]
+
+
+def test_run_that_is_no_distillation_writes_no_students(tmp_path):
+    write_images(tmp_path)
+    Runner.from_cfg(config(tmp_path, distil=False)).train()
+    assert names(tmp_path / 'work_dir', 'iter_4.pth')
+    assert not names(tmp_path / 'work_dir', '*_student.pth')
+
+
+def test_export_of_an_old_checkpoint(run, tmp_path):
+    root, runner = run
+    out = export_student_checkpoint(
+        str(root / 'work_dir' / 'iter_4.pth'), str(tmp_path / 'out.pth'))
+    student = MODELS.build(config(root, distil=False).model)
+    load_checkpoint(student, out, strict=True)
+    for name, value in runner.model.student.state_dict().items():
+        assert torch.equal(student.state_dict()[name], value), name
+
+
+def test_export_says_what_it_expected(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+        export_student_checkpoint('nowhere.pth')
+    with pytest.raises(ValueError, match='architecture'):
+        export_student_checkpoint(
+            str(run[0] / 'work_dir' / 'iter_4_student.pth'))
+
+
+def test_student_file_is_smaller_than_the_student_weights_plus_a_little(run):
+    """Neither teacher nor optimizer may be left in it."""
+    root, runner = run
+    weights = sum(v.numel() * v.element_size()
+                  for v in runner.model.student.state_dict().values())
+    size = (root / 'work_dir' / 'iter_4_student.pth').stat().st_size
+    assert size < weights + 100_000
+
+
+def test_label_outside_the_classes_is_named(tmp_path):
+    write_images(tmp_path, labels=7)
+    with pytest.raises(ValueError) as error:
+        Runner.from_cfg(config(tmp_path)).train()
+    for word in ('labels 0 to 4', '255', '.png', '6'):
+        assert word in str(error.value)
+
+
+def test_classes_of_data_and_model_that_differ_are_named(tmp_path):
+    write_images(tmp_path)
+    with pytest.raises(ValueError, match='num_classes=5.*3 classes'):
+        Runner.from_cfg(config(tmp_path, classes=CLASSES[:3])).train()
+
+
+def test_empty_training_set_ends_the_run(tmp_path):
+    write_images(tmp_path)
+    cfg = config(tmp_path)
+    cfg.train_dataloader.dataset.update(indices=0, serialize_data=False)
+    with pytest.raises(ValueError, match='found none'):
+        Runner.from_cfg(cfg).train()
+
+
+def test_mmengine_is_the_tested_minor_version():
+    """The hook relies on the keys that CheckpointHook leaves."""
+    assert mmengine.__version__.startswith('0.10.')
