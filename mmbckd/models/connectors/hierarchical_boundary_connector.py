@@ -33,7 +33,7 @@ class HierarchicalBoundaryConnector(BaseConnector):
 
     References:
         - Ahn, Cho, Kwak. Weakly Supervised Learning of Instance Segmentation
-          with Inter-pixel Relations. CVPR 2019, Sec. 5 (the boundary branch).
+          with Inter-pixel Relations. CVPR 2019 (the boundary branch).
     """
 
     def __init__(self,

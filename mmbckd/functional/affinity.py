@@ -1,0 +1,436 @@
+"""Boundary distillation: pixel-pair affinities along straight lines."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SOURCES = ('semantic', 'feature', 'label')
+
+# (dy, dx) from the first pixel of a pair to the second; dy >= 0 throughout.
+Displacement = tuple[int, int]
+# The weights A and 1 - A, (N, h, w) each, of all pairs of a displacement.
+PairWeights = Callable[[Displacement], tuple[Tensor, Tensor]]
+
+# Channels whose products are held at once when two pixels are compared.
+_CHANNEL_GROUP = 16
+
+
+def pair_displacements(radius: float) -> list[Displacement]:
+    r"""Displacements :math:`d` with :math:`0 < |d| < radius`, half a disk.
+
+    Of ``d`` and ``-d`` only the one that points down, or straight to the
+    right, is listed, so that every unordered pair of pixels occurs once.
+
+    Args:
+        radius (float): Euclidean distance that every pair stays below.
+
+    Returns:
+        list[tuple[int, int]]: ``(dy, dx)``, row by row.
+
+    Raises:
+        TypeError: If ``radius`` is not a number.
+        ValueError: If ``radius`` is not finite or not greater than 1.
+
+    References:
+        Ahn, Cho, Kwak. Weakly Supervised Learning of Instance Segmentation
+        with Inter-pixel Relations. CVPR 2019, the pairs of neighbours.
+
+    Example:
+        >>> pair_displacements(2)
+        [(0, 1), (1, -1), (1, 0), (1, 1)]
+    """
+    if not isinstance(radius, (int, float)) or isinstance(radius, bool):
+        raise TypeError('radius must be a number, but got '
+                        f'{type(radius).__name__}; pass e.g. radius=5.0')
+    if not (math.isfinite(radius) and radius > 1):
+        raise ValueError(
+            'radius must be finite and greater than 1, because no two pixels '
+            f'are closer than 1, but got {radius}; pass e.g. radius=5.0')
+    reach = math.ceil(radius) - 1
+    return [(dy, dx) for dy in range(reach + 1)
+            for dx in range(-reach, reach + 1)
+            if (dy, dx) > (0, 0) and math.hypot(dy, dx) < radius]
+
+
+def boundary_affinity_loss(boundary_logits: Tensor,
+                           teacher: Tensor | Sequence[Tensor],
+                           *,
+                           source: str = 'semantic',
+                           radius: float = 5.0,
+                           tau: float = 1.0,
+                           ignore_index: int = 255) -> Tensor:
+    r"""Boundary distillation loss on the affinities of pixel pairs.
+
+    .. math::
+        L_{BD} = - \frac{\sum_P A \log a}{\sum_P A}
+                 - \frac{\sum_P (1 - A) \log (1 - a)}{\sum_P (1 - A)},
+        \qquad
+        a_{ij} = 1 - \max_{k \in \Pi_{ij}} \mathrm{sigmoid}(z_k)
+
+    :math:`P` holds the pairs closer than ``radius`` of the whole batch, each
+    once; :math:`\Pi_{ij}` is the discrete straight line from i to j, both
+    ends included; :math:`A_{ij}` is the teacher's affinity. A term whose
+    weights sum to 0 is 0. The teacher's affinity is, by ``source``:
+
+    - ``'semantic'``: :math:`\sum_c p_i(c)\,p_j(c)` with
+      :math:`p = \mathrm{softmax}(T / \tau)` of class logits T;
+    - ``'feature'``: :math:`\exp(-(1 - \cos(g_i, g_j)) / \sigma)` of a feature
+      map g, averaged over the maps; :math:`\sigma` is the image's own mean
+      of :math:`1 - \cos` over the pairs (a constant map has affinity 1);
+    - ``'label'``: 1 where both labels are equal, else 0. Pairs that touch an
+      ignored pixel are left out.
+
+    The loss is computed in float32, also under autocast, or in float64 if
+    ``boundary_logits`` is float64. Peak memory does not grow with the number
+    of pairs. The gradient reaches ``boundary_logits`` only; it cannot be
+    differentiated again.
+
+    Args:
+        boundary_logits (Tensor): Student's boundary logits z, any range.
+        teacher (Tensor | Sequence[Tensor]): What ``source`` asks for. Logits
+            and features of another resolution are resized bilinearly
+            (``align_corners=False``) to that of ``boundary_logits``, labels
+            by nearest neighbour.
+        source (str): ``'semantic'``, ``'feature'`` or ``'label'``. Defaults
+            to ``'semantic'``.
+        radius (float): Distance that the pairs stay below, in pixels of
+            ``boundary_logits``. Defaults to 5.0.
+        tau (float): Temperature of ``'semantic'``. Defaults to 1.0.
+        ignore_index (int): Label that ``'label'`` ignores. Defaults to 255.
+
+    Returns:
+        Tensor: The loss, a scalar.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If a shape, ``source``, ``radius`` or ``tau`` is invalid.
+
+    Shape:
+        - boundary_logits: (N, 1, H, W)
+        - teacher: (N, K, h, w) for ``'semantic'``; one or several
+          (N, C_m, h_m, w_m) for ``'feature'``; (N, h, w), integers, for
+          ``'label'``
+        - output: ()
+
+    References:
+        Ahn, Cho, Kwak. Weakly Supervised Learning of Instance Segmentation
+        with Inter-pixel Relations. CVPR 2019: the affinity and, with
+        ``'label'``, the loss for class boundary detection. The soft teacher
+        affinities are this project's own.
+
+    Example:
+        >>> import torch
+        >>> boundary_logits = torch.zeros(2, 1, 16, 16, requires_grad=True)
+        >>> teacher_logits = torch.randn(2, 19, 8, 8)
+        >>> loss = boundary_affinity_loss(boundary_logits, teacher_logits)
+        >>> loss.backward()
+        >>> print(f'{loss.item():.4f}')  # both terms are log 2
+        1.3863
+    """
+    displacements = pair_displacements(radius)
+    _check_map('boundary_logits', boundary_logits)
+    if boundary_logits.shape[1] != 1:
+        raise ValueError(
+            'boundary_logits must have shape (N, 1, H, W), but got '
+            f'{tuple(boundary_logits.shape)}; pass one logit per pixel')
+
+    size = boundary_logits.shape[-2:]
+    displacements = [(dy, dx) for dy, dx in displacements
+                     if dy < size[0] and abs(dx) < size[1]]
+    with torch.autocast(boundary_logits.device.type, enabled=False):
+        z = boundary_logits[:, 0]
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        with torch.no_grad():
+            if source == 'semantic':
+                weights = _semantic_weights(teacher, z, tau)
+            elif source == 'feature':
+                weights = _feature_weights(teacher, z, displacements)
+            elif source == 'label':
+                weights = _label_weights(teacher, z, ignore_index)
+            else:
+                raise ValueError(
+                    f'source must be one of {SOURCES}, but got {source!r}')
+        with_grad = torch.is_grad_enabled() and z.requires_grad
+        return _BalancedPairLoss.apply(z, displacements, weights, with_grad)
+
+
+# ------------------------------------------------------------ teacher side
+
+
+def _semantic_weights(teacher: Tensor, z: Tensor, tau: float) -> PairWeights:
+    """A_ij = sum_c p_i(c) p_j(c) with p = softmax(T / tau)."""
+    _check_map('teacher', teacher, batch=len(z))
+    if teacher.shape[1] < 2:
+        raise ValueError(
+            "teacher must have at least 2 class channels for 'semantic', but "
+            f'got shape {tuple(teacher.shape)}; turn a binary logit t into '
+            'two classes with torch.cat([torch.zeros_like(t), t], dim=1)')
+    if not tau > 0:
+        raise ValueError(f'tau must be positive, but got {tau}; '
+                         'pass e.g. tau=1.0')
+    p = torch.softmax(_resize(teacher.to(z.dtype) / tau, z), dim=1)
+
+    def weights(displacement: Displacement) -> tuple[Tensor, Tensor]:
+        affinity = _pair_products(p, displacement)
+        return affinity, 1 - affinity
+
+    return weights
+
+
+def _feature_weights(teacher: Tensor | Sequence[Tensor], z: Tensor,
+                     displacements: list[Displacement]) -> PairWeights:
+    """A_ij = mean_m exp(-(1 - cos(g_i, g_j)) / sigma_m)."""
+    maps = [teacher] if isinstance(teacher, Tensor) else teacher
+    if not isinstance(maps, Sequence) or isinstance(maps, str):
+        raise TypeError(
+            "teacher must be a tensor or a sequence of tensors for 'feature',"
+            f' but got {type(teacher).__name__}')
+    if not maps:
+        raise ValueError("teacher must hold at least one map for 'feature', "
+                         'but got an empty sequence')
+    for index, feature in enumerate(maps):
+        _check_map(f'teacher[{index}]', feature, batch=len(z))
+    maps = [F.normalize(_resize(g.to(z.dtype), z), dim=1) for g in maps]
+
+    def distance(g: Tensor, displacement: Displacement) -> Tensor:
+        return (1 - _pair_products(g, displacement)).clamp_(min=0)
+
+    num_pairs = sum((z.shape[1] - dy) * (z.shape[2] - abs(dx))
+                    for dy, dx in displacements)
+    sigmas = []
+    for g in maps:
+        sigma = z.new_zeros(len(z), 1, 1)
+        for d in displacements:
+            sigma += distance(g, d).sum(dim=(1, 2), keepdim=True)
+        sigma /= max(num_pairs, 1)
+        # Below this, 1 - cos is rounding: the map is constant, A = exp(0).
+        constant = sigma <= 64 * torch.finfo(z.dtype).eps
+        sigmas.append(sigma.masked_fill(constant, math.inf))
+
+    def weights(displacement: Displacement) -> tuple[Tensor, Tensor]:
+        affinity = sum(
+            torch.exp(-distance(g, displacement) / sigma)
+            for g, sigma in zip(maps, sigmas)) / len(maps)
+        return affinity, 1 - affinity
+
+    return weights
+
+
+def _label_weights(teacher: Tensor, z: Tensor,
+                   ignore_index: int) -> PairWeights:
+    """A_ij = 1[y_i = y_j]; both weights are 0 where a label is ignored."""
+    if not isinstance(teacher, Tensor):
+        raise TypeError("teacher must be a tensor for 'label', but got "
+                        f'{type(teacher).__name__}')
+    if teacher.is_floating_point() or teacher.is_complex():
+        raise TypeError(
+            "teacher must be an integer map for 'label', but got "
+            f"{teacher.dtype}; convert labels with .long(), or pass source="
+            "'semantic' for logits")
+    if teacher.dim() != 3 or len(teacher) != len(z):
+        raise ValueError(
+            f"teacher must have shape ({len(z)}, h, w) for 'label', but got "
+            f'{tuple(teacher.shape)}; drop a channel dimension with '
+            '.squeeze(1)')
+    labels = teacher
+    if labels.shape != z.shape:
+        # The source pixels of 'nearest', without a detour over floats that
+        # would merge large instance ids.
+        y, x = (
+            torch.arange(new, device=labels.device) * old // new
+            for new, old in zip(z.shape[1:], labels.shape[1:]))
+        labels = labels[:, y[:, None], x]
+
+    def weights(displacement: Displacement) -> tuple[Tensor, Tensor]:
+        first, second = _pair_ends(labels, displacement)
+        valid = (first != ignore_index) & (second != ignore_index)
+        same = first == second
+        return (same & valid).to(z.dtype), (~same & valid).to(z.dtype)
+
+    return weights
+
+
+def _pair_ends(x: Tensor, displacement: Displacement) -> tuple[Tensor, Tensor]:
+    """The pixels i and i + displacement of all pairs inside (..., H, W)."""
+    dy, dx = displacement
+    height, width = x.shape[-2:]
+    left, right = max(-dx, 0), max(dx, 0)
+    first = x[..., :height - dy, left:width - right]
+    second = x[..., dy:, right:width - left]
+    return first, second
+
+
+def _pair_products(x: Tensor, displacement: Displacement) -> Tensor:
+    """<x_i, x_j> over the channels of (N, C, H, W), as (N, h, w)."""
+    total = None
+    for group in x.split(_CHANNEL_GROUP, dim=1):
+        first, second = _pair_ends(group, displacement)
+        product = (first * second).sum(dim=1)
+        total = product if total is None else total.add_(product)
+    return total
+
+
+# ------------------------------------------------------------ student side
+
+
+@dataclass
+class _LineNode:
+    """A pixel of the lines from the origin; lines share their beginnings."""
+    pixel: Displacement
+    ends_pair: bool = False
+    children: dict[Displacement, _LineNode] = field(default_factory=dict)
+
+
+def _line_pixels(displacement: Displacement) -> list[Displacement]:
+    """The n + 1 pixels (floor(dy k/n + 1/2), floor(dx k/n + 1/2))."""
+    dy, dx = displacement
+    n = max(abs(dy), abs(dx))
+    # floor(a k / n + 1/2) in integers: exact, and a floor below 0 as well.
+    return [((2 * dy * k + n) // (2 * n), (2 * dx * k + n) // (2 * n))
+            for k in range(n + 1)]
+
+
+def _line_tree(displacements: list[Displacement]) -> _LineNode:
+    """All lines, as a tree in which a common beginning occurs once."""
+    root = _LineNode((0, 0))
+    for displacement in displacements:
+        node = root
+        for pixel in _line_pixels(displacement)[1:]:
+            node = node.children.setdefault(pixel, _LineNode(pixel))
+        node.ends_pair = True
+    return root
+
+
+class _PairSums:
+    """Sums over all pairs, and their gradients, in one walk over the lines.
+
+    Index 0 of the sums belongs to A and log a, index 1 to 1 - A and
+    log(1 - a). The walk goes down the tree of lines with the running maximum
+    of z and comes back with its gradient, so that it holds a few maps per
+    pixel of a line, whatever the number of pairs.
+    """
+
+    def __init__(self, z: Tensor, displacements: list[Displacement],
+                 weights: PairWeights, with_grad: bool) -> None:
+        self.size = z.shape[-2:]
+        self.pair_weights = weights
+        self.with_grad = with_grad
+        self.weight = z.new_zeros(2)
+        self.loss = z.new_zeros(2)
+
+        # Lines that leave the map run into a margin. They end no pair inside
+        # the map, so that what the margin holds is never used.
+        self.margin = max((max(dy, abs(dx)) for dy, dx in displacements),
+                          default=0)
+        self.z = F.pad(z, (self.margin, self.margin, 0, self.margin))
+        self.padded_grad = z.new_zeros(2, *self.z.shape if with_grad else ())
+        root = _line_tree(displacements)
+        grad = self._walk(root, self._shifted(self.z, root.pixel))
+        if with_grad:
+            self._shifted(self.padded_grad, root.pixel).add_(grad)
+
+    @property
+    def grad(self) -> Tensor:
+        """Gradient of ``loss`` in z, (2, N, H, W)."""
+        return self._shifted(self.padded_grad, (0, 0))
+
+    def _shifted(self, padded: Tensor, pixel: Displacement) -> Tensor:
+        """The map, a view, that holds x[i + pixel] at i."""
+        top, left = pixel[0], pixel[1] + self.margin
+        return padded[..., top:top + self.size[0], left:left + self.size[1]]
+
+    def _walk(self, node: _LineNode, maximum: Tensor) -> Tensor | None:
+        """Add the pairs whose lines begin with those to ``node``.
+
+        ``maximum`` is that of z from each pixel to ``node``. Returns the
+        gradient in ``maximum`` of what was added.
+        """
+        grad = None
+        if self.with_grad:
+            grad = maximum.new_zeros(2, *maximum.shape)
+        if node.ends_pair:
+            self._add_pairs(node.pixel, maximum, grad)
+        for child in node.children.values():
+            z = self._shifted(self.z, child.pixel)
+            child_grad = self._walk(child, torch.maximum(maximum, z))
+            if self.with_grad:
+                # Of equal values the first on the line takes the gradient.
+                is_new = (z > maximum).to(z.dtype)
+                self._shifted(self.padded_grad,
+                              child.pixel).addcmul_(child_grad, is_new)
+                grad.addcmul_(child_grad, 1 - is_new)
+        return grad
+
+    def _add_pairs(self, displacement: Displacement, maximum: Tensor,
+                   grad: Tensor | None) -> None:
+        """Add the pairs of one displacement; write the gradient in m."""
+        together, apart = self.pair_weights(displacement)
+        m, _ = _pair_ends(maximum, displacement)
+        # log a = -softplus(m) and log(1 - a) = -softplus(-m).
+        self.weight += torch.stack([together.sum(), apart.sum()])
+        self.loss -= torch.stack([(together * F.logsigmoid(-m)).sum(),
+                                  (apart * F.logsigmoid(m)).sum()])
+        if grad is not None:
+            first, _ = _pair_ends(grad, displacement)
+            torch.mul(together, torch.sigmoid(m), out=first[0])
+            torch.mul(apart, torch.sigmoid(-m), out=first[1]).neg_()
+
+
+class _BalancedPairLoss(torch.autograd.Function):
+    """sum(A * -log a) / sum(A) + sum((1-A) * -log(1-a)) / sum(1-A).
+
+    The loss is a scalar, so that the forward can already compute the
+    gradient, displacement by displacement; the backward scales it.
+    """
+
+    @staticmethod
+    def forward(ctx, z: Tensor, displacements: list[Displacement],
+                weights: PairWeights, with_grad: bool) -> Tensor:
+        sums = _PairSums(z, displacements, weights, with_grad)
+        if with_grad:
+            ctx.save_for_backward(
+                _ratio(sums.grad, sums.weight.view(2, 1, 1, 1)).sum(dim=0))
+        return _ratio(sums.loss, sums.weight).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss: Tensor):
+        grad, = ctx.saved_tensors
+        return grad_loss * grad, None, None, None
+
+
+def _ratio(numerator: Tensor, weight: Tensor) -> Tensor:
+    """numerator / weight, and 0 where there is no weight."""
+    return torch.where(weight > 0, numerator / weight, 0)
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _check_map(name: str, x: Tensor, batch: int | None = None) -> None:
+    """Raise unless x is a floating-point (N, C, H, W) of ``batch`` images."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(
+            f'{name} must be a floating-point tensor, but got {got}')
+    if x.dim() != 4 or x.numel() == 0:
+        raise ValueError(f'{name} must have shape (N, C, H, W), none of them '
+                         f'0, but got {tuple(x.shape)}')
+    if batch is not None and len(x) != batch:
+        raise ValueError(
+            f'{name} must hold the {batch} images of boundary_logits, but '
+            f'got shape {tuple(x.shape)}; pass maps of the same batch')
+
+
+def _resize(x: Tensor, like: Tensor) -> Tensor:
+    """x (N, C, h, w), bilinearly at the resolution of ``like``."""
+    if x.shape[-2:] == like.shape[-2:]:
+        return x
+    return F.interpolate(
+        x, size=like.shape[-2:], mode='bilinear', align_corners=False)

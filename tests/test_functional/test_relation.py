@@ -1,0 +1,397 @@
+"""The relation loss against loops over pixels written from its formulas."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmbckd.functional import relation_kl
+
+# ------------------------------------------------- reference, pixel by pixel
+
+
+def reference_relation(features, tau, exclude_self=False, center=False):
+    """Rows of R as lists, from features (C, H, W)."""
+    f = features.reshape(len(features), -1).T
+    if center:
+        f = f - f.mean(axis=0)
+    f = [v / np.linalg.norm(v) if v.any() else v for v in f]
+    rows = []
+    for i, f_i in enumerate(f):
+        weights = [
+            0.0 if exclude_self and i == j else np.exp(f_i @ f_j / tau)
+            for j, f_j in enumerate(f)
+        ]
+        rows.append([w / sum(weights) for w in weights])
+    return rows
+
+
+def reference_loss(student, teacher, tau, **options):
+    divergences = []
+    for f_s, f_t in zip(student.numpy(), teacher.numpy()):
+        for row_s, row_t in zip(
+                reference_relation(f_s, tau, **options),
+                reference_relation(f_t, tau, **options)):
+            divergences.append(
+                sum(t * np.log(t / s) for s, t in zip(row_s, row_t) if t))
+    return np.mean(divergences)
+
+
+def plain_loss(student, teacher, tau=0.1):
+    """Both relations as matrices, with autograd."""
+    f_s, f_t = (F.normalize(f.flatten(2), dim=1) for f in (student, teacher))
+    log_r_s, log_r_t = ((f.mT @ f / tau).log_softmax(-1) for f in (f_s, f_t))
+    return (log_r_t.exp() * (log_r_t - log_r_s)).sum(-1).mean()
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+def gradient(student, teacher, loss_fn=relation_kl, **kwargs):
+    student = student.clone().requires_grad_()
+    loss = loss_fn(student, teacher, **kwargs)
+    loss.backward()
+    return loss.detach(), student.grad
+
+
+OPTIONS = [
+    dict(),
+    dict(exclude_self=True),
+    dict(center=True),
+    dict(exclude_self=True, center=True)
+]
+
+# ------------------------------------------------------- value and gradient
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.parametrize('tau', [0.1, 1.0])
+def test_loss_equals_loops_over_pixels(tau, options):
+    student, teacher = random(2, 3, 4, 5), random(2, 6, 4, 5, seed=1) + 0.5
+    expected = reference_loss(student, teacher, tau, **options)
+    loss = relation_kl(student, teacher, tau=tau, **options)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_default_temperature_is_a_tenth():
+    student, teacher = random(1, 3, 4, 5), random(1, 6, 4, 5, seed=1)
+    assert torch.equal(
+        relation_kl(student, teacher), relation_kl(student, teacher, tau=0.1))
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.parametrize('block_size', [None, 1, 5])
+def test_gradient_equals_finite_differences(block_size, options):
+    student = random(2, 3, 3, 4).requires_grad_()
+    teacher = random(2, 5, 3, 4, seed=1)
+    assert torch.autograd.gradcheck(
+        lambda x: 3 * relation_kl(
+            x, teacher, tau=0.3, block_size=block_size, **options),
+        (student, ))
+
+
+def test_gradient_equals_that_of_the_materialised_relations():
+    student = random(2, 16, 8, 12, dtype=torch.float32)
+    teacher = random(2, 32, 8, 12, seed=1, dtype=torch.float32)
+    loss, grad = gradient(student, teacher)
+    expected, expected_grad = gradient(student, teacher, plain_loss)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize('block_size', [1, 7, 19, 20, 64])
+@pytest.mark.parametrize('options', OPTIONS)
+def test_result_is_independent_of_block_size(block_size, options):
+    student, teacher = random(2, 3, 4, 5), random(2, 6, 4, 5, seed=1)
+    expected = gradient(student, teacher, **options)
+    found = gradient(student, teacher, block_size=block_size, **options)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_scales_with_that_of_the_loss_and_repeats():
+    student, teacher = random(1, 3, 4, 5).requires_grad_(), random(1, 3, 4, 5)
+    loss = relation_kl(student, teacher.flip(2))
+    once, = torch.autograd.grad(loss, student, retain_graph=True)
+    scaled, = torch.autograd.grad(
+        loss,
+        student,
+        torch.tensor(-2.5, dtype=torch.float64),
+        retain_graph=True)
+    torch.testing.assert_close(scaled, -2.5 * once)
+    assert torch.equal(torch.autograd.grad(loss, student)[0], once)
+
+
+# -------------------------------------------------------------- invariances
+
+
+def test_positive_scale_of_each_pixel_does_not_matter():
+    student, teacher = random(2, 3, 4, 5), random(2, 6, 4, 5, seed=1)
+    scales = random(2, 1, 4, 5, seed=2).exp()
+    torch.testing.assert_close(
+        relation_kl(student * scales, teacher * 1e3 / scales),
+        relation_kl(student, teacher))
+
+
+def test_rotation_of_the_channels_does_not_matter():
+    student, teacher = random(2, 4, 4, 5), random(2, 6, 4, 5, seed=1)
+    expected = relation_kl(student, teacher)
+    for channels in (4, 6):
+        q, _ = torch.linalg.qr(random(channels, channels, seed=2))
+        rotated = [
+            torch.einsum('dc,nchw->ndhw', q, f)
+            if f.shape[1] == channels else f for f in (student, teacher)
+        ]
+        torch.testing.assert_close(relation_kl(*rotated), expected)
+
+
+def test_common_permutation_of_the_pixels_does_not_matter():
+    student, teacher = random(2, 3, 4, 5), random(2, 6, 4, 5, seed=1)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+
+    def permute(f):
+        return f.flatten(2)[..., order].unflatten(2, (4, 5))
+
+    loss, grad = gradient(student, teacher)
+    found, found_grad = gradient(permute(student), permute(teacher))
+    torch.testing.assert_close(found, loss)
+    torch.testing.assert_close(found_grad, permute(grad))
+    # Permuting one of them alone is another loss.
+    assert (relation_kl(permute(student), teacher) - loss).abs() > 1e-3
+
+
+def test_constant_offset_matters_only_without_centring():
+    student, teacher = random(2, 3, 4, 5), random(2, 6, 4, 5, seed=1)
+    moved = student + random(2, 3, 1, 1, seed=2)
+    torch.testing.assert_close(
+        relation_kl(moved, teacher, center=True),
+        relation_kl(student, teacher, center=True))
+    difference = relation_kl(moved, teacher) - relation_kl(student, teacher)
+    assert difference.abs() > 1e-3
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_equal_features_have_no_loss_and_no_gradient(options):
+    features = random(2, 3, 4, 5)
+    loss, grad = gradient(features, features.clone(), **options)
+    assert abs(loss.item()) < 1e-14
+    assert grad.abs().max() < 1e-14
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_loss_is_positive_for_different_features(seed):
+    student, teacher = random(1, 3, 4, 5, seed=seed), random(1, 3, 4, 5,
+                                                             seed=seed + 9)
+    assert relation_kl(student, teacher) > 1e-3
+    assert relation_kl(student, teacher) != relation_kl(teacher, student)
+
+
+def test_images_are_averaged():
+    student, teacher = random(3, 3, 4, 5), random(3, 6, 4, 5, seed=1)
+    each = [
+        relation_kl(student[n:n + 1], teacher[n:n + 1]) for n in range(3)
+    ]
+    torch.testing.assert_close(
+        relation_kl(student, teacher), sum(each) / len(each))
+
+
+# ---------------------------------------------------------------- edge cases
+
+
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+def test_zero_vectors_are_unrelated_and_take_no_gradient(side):
+    student, teacher = random(1, 3, 4, 5), random(1, 6, 4, 5, seed=1)
+    zeroed = student if side == 'student' else teacher
+    zeroed[:, :, 1, 2:4] = 0
+    loss, grad = gradient(student, teacher)
+    assert loss.item() == pytest.approx(
+        reference_loss(student, teacher, 0.1), rel=1e-10)
+    assert grad.isfinite().all()
+    assert grad.abs().max() < 1  # not multiplied by 1 / eps
+    if side == 'student':
+        assert torch.equal(grad[:, :, 1, 2:4], torch.zeros(1, 3, 2).double())
+
+
+@pytest.mark.parametrize('exclude_self', [False, True])
+@pytest.mark.parametrize('tau', [1e-2, 1e-3])
+def test_small_temperature_is_exact_in_float32(tau, exclude_self):
+    """exp((s - 1) / tau) of everything but the pixel itself underflows."""
+    student = random(1, 8, 4, 5, dtype=torch.float32)
+    teacher = random(1, 8, 4, 5, seed=1, dtype=torch.float32)
+    options = dict(tau=tau, exclude_self=exclude_self)
+    loss, grad = gradient(student, teacher, **options)
+    expected, expected_grad = gradient(student.double(), teacher.double(),
+                                       **options)
+    assert expected_grad.isfinite().all()
+    torch.testing.assert_close(
+        loss.double(), expected, rtol=1e-3, atol=1e-12)
+    torch.testing.assert_close(
+        grad.double(), expected_grad, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_single_pixel_has_no_loss(options):
+    loss, grad = gradient(random(2, 3, 1, 1), random(2, 4, 1, 1), **options)
+    assert loss.item() == 0
+    assert torch.equal(grad, torch.zeros_like(grad))
+
+
+# ----------------------------------------------------------------- resizing
+
+
+@pytest.mark.parametrize('size_s, size_t', [((4, 5), (8, 10)),
+                                            ((7, 9), (4, 5)),
+                                            ((4, 6), (6, 4))])
+def test_larger_map_is_resized_to_the_smaller(size_s, size_t):
+    student, teacher = random(2, 3, *size_s), random(2, 6, *size_t, seed=1)
+    options = dict(mode='bilinear', align_corners=False)
+    if size_s[0] * size_s[1] > size_t[0] * size_t[1]:
+        expected = reference_loss(
+            F.interpolate(student, size_t, **options), teacher, 0.1)
+    else:
+        expected = reference_loss(student,
+                                  F.interpolate(teacher, size_s, **options),
+                                  0.1)
+    loss, grad = gradient(student, teacher)
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
+    assert grad.shape == student.shape and grad.abs().max() > 0
+
+
+def test_gradient_through_the_resizing_equals_finite_differences():
+    student = random(1, 2, 4, 5).requires_grad_()
+    teacher = random(1, 3, 3, 3, seed=1)
+    assert torch.autograd.gradcheck(
+        lambda x: relation_kl(x, teacher, tau=0.5), (student, ))
+
+
+# --------------------------------------------------------- dtypes, gradients
+
+
+def test_autocast_computes_in_float32():
+    student = random(1, 3, 4, 5, dtype=torch.float32)
+    teacher = random(1, 6, 4, 5, seed=1, dtype=torch.float32)
+    expected, expected_grad = gradient(student, teacher)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        loss, grad = gradient(student, teacher)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, expected)
+    assert torch.equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_are_computed_in_float32(dtype):
+    student = random(1, 3, 4, 5, dtype=torch.float32).to(dtype)
+    teacher = random(1, 6, 4, 5, seed=1, dtype=torch.float32).to(dtype)
+    loss, grad = gradient(student, teacher)
+    expected, _ = gradient(student.float(), teacher.float())
+    assert loss.dtype == torch.float32 and grad.dtype == dtype
+    assert torch.equal(loss, expected)
+
+
+def test_float64_student_makes_the_loss_float64_with_a_float32_teacher():
+    student, teacher = random(1, 3, 4, 5), random(1, 6, 4, 5, seed=1).float()
+    loss = relation_kl(student, teacher)
+    assert loss.dtype == torch.float64
+    assert torch.equal(loss, relation_kl(student, teacher.double()))
+
+
+def test_teacher_receives_no_gradient():
+    student = random(1, 3, 4, 5).requires_grad_()
+    teacher = random(1, 6, 8, 10, seed=1).requires_grad_()
+    relation_kl(student, teacher, center=True).backward()
+    assert student.grad is not None and teacher.grad is None
+    assert not relation_kl(student.detach(), teacher).requires_grad
+
+
+def test_inputs_are_left_unchanged():
+    student, teacher = random(1, 3, 4, 5), random(1, 6, 4, 5, seed=1)
+    copies = student.clone(), teacher.clone()
+    for options in OPTIONS:
+        gradient(student, teacher, **options)
+    assert torch.equal(student, copies[0])
+    assert torch.equal(teacher, copies[1])
+
+
+def test_loss_without_gradient_is_the_same():
+    student, teacher = random(1, 3, 4, 5).requires_grad_(), random(1, 6, 4, 5)
+    expected = relation_kl(student, teacher)
+    with torch.no_grad():
+        loss = relation_kl(student, teacher)
+    assert not loss.requires_grad
+    assert torch.equal(loss, expected.detach())
+
+
+def test_non_contiguous_features_give_the_same():
+    student = random(1, 4, 5, 3).permute(0, 3, 1, 2)
+    teacher = random(1, 6, 4, 10, seed=1)[..., ::2]
+    found = gradient(student, teacher)
+    expected = gradient(student.contiguous(), teacher.contiguous())
+    torch.testing.assert_close(found, expected)
+
+
+# ------------------------------------------------------------------- memory
+
+
+class LargestOutput(TorchDispatchMode):
+    """Records the largest storage that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        outputs = out if isinstance(out, (tuple, list)) else [out]
+        for x in outputs:
+            if isinstance(x, torch.Tensor):
+                self.numel = max(self.numel, x.untyped_storage().nbytes() //
+                                 x.element_size())
+        return out
+
+
+# At (16, 64) the relation is small enough to fit into one block's budget.
+@pytest.mark.parametrize('size', [(16, 64), (32, 64)])
+def test_no_relation_is_ever_held_as_a_whole(size):
+    num_pixels = size[0] * size[1]
+    student = random(1, 4, *size, dtype=torch.float32).requires_grad_()
+    teacher = random(1, 8, *size, seed=1, dtype=torch.float32)
+    saved = []
+    with LargestOutput() as largest, \
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda x: saved.append(x.numel()) or x, lambda x: x):
+        relation_kl(student, teacher).backward()
+    assert student.grad is not None
+    assert largest.numel >= num_pixels  # the mode saw the blocks
+    assert largest.numel < num_pixels**2 / 2
+    assert saved and max(saved) <= student.numel()
+
+
+def test_block_size_bounds_the_memory():
+    student = random(1, 4, 16, 16, dtype=torch.float32).requires_grad_()
+    teacher = random(1, 8, 16, 16, seed=1, dtype=torch.float32)
+    with LargestOutput() as largest:
+        relation_kl(student, teacher, block_size=8).backward()
+    assert largest.numel <= 3 * 8 * 256
+
+
+# ---------------------------------------------------------------- arguments
+
+S = torch.ones(2, 3, 4, 5)
+
+
+@pytest.mark.parametrize('error, message, args, kwargs', [
+    (TypeError, 'student must be a floating.*int64', (S.long(), S), {}),
+    (TypeError, 'teacher must be a floating.*list', (S, [S]), {}),
+    (ValueError, r'student must have shape.*\(3, 4, 5\)', (S[0], S), {}),
+    (ValueError, r'teacher must have shape.*none of them 0.*\(2, 3, 0, 5\)',
+     (S, S[:, :, :0]), {}),
+    (ValueError, 'same images, but got 2 and 1', (S, S[:1]), {}),
+    (ValueError, 'tau must be positive.*-1', (S, S), dict(tau=-1)),
+    (ValueError, 'block_size must be positive.*0', (S, S),
+     dict(block_size=0)),
+    (TypeError, 'block_size must be an integer.*float', (S, S),
+     dict(block_size=2.0)),
+])
+def test_wrong_arguments_are_named(error, message, args, kwargs):
+    with pytest.raises(error, match=message):
+        relation_kl(*args, **kwargs)
