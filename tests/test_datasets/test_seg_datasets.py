@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+
+from mmbckd.datasets.street_scenes_generator import (CLASSES, PALETTE,
+                                                     write_dataset)
+
+
+def build(kind, root, **kwargs):
+    init_default_scope('mmseg')
+    return DATASETS.build(
+        dict(
+            type=kind,
+            data_root=str(root),
+            data_prefix=dict(
+                img_path='images/val', seg_map_path='annotations/val'),
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadAnnotations')
+            ],
+            **kwargs))
+
+
+def test_street_scenes_load_with_their_labels(tmp_path):
+    write_dataset(tmp_path, 1, 2, (64, 128), seed=0)
+    dataset = build('StreetScenesDataset', tmp_path)
+    assert len(dataset) == 2
+    assert dataset.metainfo['classes'] == CLASSES
+    assert dataset.metainfo['palette'] == PALETTE
+    sample = dataset[0]
+    assert sample['img'].shape == (64, 128, 3)
+    labels = np.unique(sample['gt_seg_map'])
+    assert len(labels) > 3 and labels.max() < len(CLASSES)
+
+
+@pytest.mark.parametrize('make, words', [
+    (False, 'does not exist'),
+    (True, 'holds none'),
+])
+@pytest.mark.parametrize('kind, hint', [
+    ('CamVidDataset', 'MMBCKD_CAMVID'),
+    ('StreetScenesDataset', 'street_scenes.py'),
+])
+def test_missing_and_empty_folders_say_what_to_do(tmp_path, kind, hint, make,
+                                                  words):
+    if make:
+        (tmp_path / 'images' / 'val').mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=words) as error:
+        build(kind, tmp_path)
+    assert hint in str(error.value) and 'images/val' in str(error.value)
+
+
+def test_camvid_has_the_eleven_classes_of_the_segnet_split(tmp_path):
+    from mmbckd.datasets import CamVidDataset
+    meta = CamVidDataset.METAINFO
+    assert len(meta['classes']) == len(meta['palette']) == 11

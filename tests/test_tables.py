@@ -1,0 +1,33 @@
+"""No figure of README.md is typed: it is what the logs say."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_readme_holds_what_the_logs_say():
+    subprocess.run([sys.executable, 'tools/make_tables.py', '--check'],
+                   cwd=ROOT,
+                   check=True)
+
+
+def test_a_changed_log_changes_the_table(tmp_path, monkeypatch):
+    sys.path.insert(0, str(ROOT / 'tools'))
+    import make_tables
+    text = '<!-- table: camvid -->\nold\n<!-- end -->\n'
+    monkeypatch.setattr(make_tables, 'ROOT', tmp_path)
+    logs = tmp_path / 'results' / 'camvid'
+    logs.mkdir(parents=True)
+    name = make_tables.CAMVID['student alone']
+    (logs / f'{name}.json').write_text('\n'.join(
+        json.dumps(d) for d in (dict(loss=1.0),
+                                dict(mIoU=1.0, mAcc=2.0, aAcc=3.0),
+                                dict(mIoU=12.345, mAcc=5.0, aAcc=6.0))))
+    table = make_tables.fill(text)
+    assert 'old' not in table
+    row, = (r for r in table.splitlines() if r.startswith('| student alone'))
+    assert '12.3' in row and '1.00' not in row
+    row, = (r for r in table.splitlines() if r.startswith('| teacher'))
+    assert row.count('not run') == 3
