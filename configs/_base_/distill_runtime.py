@@ -1,2 +1,6 @@
 custom_imports = dict(imports=['mmbckd'])
-custom_hooks = [dict(type='DataCheckHook'), dict(type='StudentCheckpointHook')]
+custom_hooks = [
+    dict(type='DataCheckHook'),
+    dict(type='IterationSeedHook'),
+    dict(type='StudentCheckpointHook')
+]

@@ -83,6 +83,7 @@ def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
                 save_best='mIoU')),
         custom_hooks=[
             dict(type='DataCheckHook'),
+            dict(type='IterationSeedHook'),
             dict(type='StudentCheckpointHook')
         ],
         log_processor=dict(by_epoch=False),
@@ -175,6 +176,29 @@ def test_resumed_run_takes_its_old_students_along(tmp_path):
     assert names(work_dir, 'iter_*_student.pth') == [
         'iter_4_student.pth', 'iter_5_student.pth'
     ]
+
+
+@pytest.mark.parametrize('hook', [True, False])
+def test_resumed_run_ends_on_the_numbers_of_an_uninterrupted_one(
+        tmp_path, hook):
+    """Dropout included; without the hook its masks would differ."""
+    write_images(tmp_path)
+
+    def train(name, iters, **kwargs):
+        cfg = config(tmp_path, work_dir=str(tmp_path / name), **kwargs)
+        cfg.train_cfg.max_iters = iters
+        cfg.model.architecture.decode_head.dropout_ratio = 0.5
+        if not hook:
+            cfg.custom_hooks = []
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return runner.model.student.state_dict()
+
+    whole = train('whole', 4)
+    train('parts', 2)
+    resumed = train('parts', 4, resume=True)
+    same = all(torch.equal(whole[k], resumed[k]) for k in whole)
+    assert same == hook
 
 
 def test_run_that_is_no_distillation_writes_no_students(tmp_path):

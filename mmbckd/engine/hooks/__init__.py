@@ -1,7 +1,9 @@
 from .data_check_hook import DataCheckHook
+from .iteration_seed_hook import IterationSeedHook
 from .student_checkpoint_hook import (StudentCheckpointHook,
                                       export_student_checkpoint)
 
 __all__ = [
-    'DataCheckHook', 'StudentCheckpointHook', 'export_student_checkpoint'
+    'DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook',
+    'export_student_checkpoint'
 ]

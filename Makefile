@@ -1,0 +1,21 @@
+# make quickstart   set up, then distil a small student and compare
+# make test         set up, then run the whole test suite
+# make setup        .venv with everything in it (done once)
+#
+# PYTHON=python3.12 chooses the Python (3.10 to 3.12).
+
+DONE := .venv/setup.done
+
+.PHONY: quickstart test setup
+
+quickstart: setup
+	.venv/bin/python tools/quickstart.py
+
+test: setup
+	.venv/bin/python -m pytest tests
+
+setup: $(DONE)
+
+$(DONE): requirements/constraints.txt setup.py pyproject.toml \
+		mmbckd/version.py mmbckd_compat.pth tools/setup_env.sh
+	tools/setup_env.sh

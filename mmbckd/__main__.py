@@ -1,0 +1,104 @@
+"""``python -m mmbckd``: what to send with a bug report.
+
+Prints the environment, what the compat layer mended and what mmbckd has
+registered. Exits with 1 if mmbckd does not work in this environment.
+"""
+import importlib.metadata
+import platform
+import sys
+from typing import Iterator
+
+import mmbckd
+import mmbckd_compat
+
+from .version import STACK
+
+PACKAGES = ('mmbckd', *STACK, 'openmim', 'torchvision', 'numpy',
+            'opencv-python', 'opencv-python-headless', 'setuptools')
+
+
+def environment() -> Iterator[tuple[str, str]]:
+    """Name and version of everything that matters."""
+    yield 'python', f'{platform.python_version()} ({sys.executable})'
+    yield 'platform', platform.platform()
+    for name in PACKAGES:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            version = 'not installed'
+        if name in STACK:
+            version += f' (needs {STACK[name]})'
+        yield name, version
+    yield 'devices', devices()
+    yield 'mmcv operators', mmcv_operators()
+
+
+def devices() -> str:
+    """The GPUs that PyTorch sees."""
+    try:
+        import torch
+    except ImportError as error:
+        return f'unknown: {error}'
+    names = [torch.cuda.get_device_name(i)
+             for i in range(torch.cuda.device_count())]
+    return (f'{", ".join(names) or "no GPU"}, PyTorch built for CUDA '
+            f'{torch.version.cuda}, {torch.get_num_threads()} CPU threads')
+
+
+def mmcv_operators() -> str:
+    """Whether mmcv was built with its operators, and with CUDA."""
+    try:
+        from mmcv.ops import get_compiler_version, get_compiling_cuda_version
+    except ImportError as error:
+        return f'missing: {error}'
+    return (f'built with {get_compiler_version()}, CUDA '
+            f'{get_compiling_cuda_version()}')
+
+
+def registered() -> Iterator[tuple[str, str]]:
+    """Every registry and the names that mmbckd put into it."""
+    import mmdet.registry
+    import mmengine.registry
+    import mmrazor.registry
+    import mmseg.registry
+    from mmengine.registry import Registry
+
+    seen = set()  # mmseg and mmdet also name those of mmengine
+    for module in (mmengine.registry, mmrazor.registry, mmseg.registry,
+                   mmdet.registry):
+        for name, registry in sorted(vars(module).items()):
+            if not isinstance(registry, Registry) or id(registry) in seen:
+                continue
+            seen.add(id(registry))
+            ours = sorted(
+                key for key, thing in registry.module_dict.items()
+                if thing.__module__.partition('.')[0] == 'mmbckd')
+            if ours:
+                yield f'{registry.scope}.{name}', ', '.join(ours)
+
+
+def table(title: str, rows: Iterator[tuple[str, str]]) -> None:
+    """Print rows below a title, in two columns."""
+    print(f'\n{title}')
+    for key, value in rows:
+        print(f'  {key:<23} {value}')
+
+
+def main() -> int:
+    """Print the report; 0 if all is well."""
+    print('mmbckd: environment report')
+    table('Environment', environment())
+    print('\nMended for mmrazor on PyTorch 2')
+    for line in mmbckd_compat.mended() or [
+            f'nothing: {mmbckd_compat.why_not() or "mmrazor is not imported"}'
+    ]:
+        print(f'  {line}')
+    if mmbckd.problem is not None:
+        print(f'\nmmbckd does not work here: {mmbckd.problem}')
+        return 1
+    table('Registered', registered())
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,415 @@
+"""Makes MMRazor 1.0.0 work on PyTorch 2, without touching its files.
+
+MMRazor's last release predates PyTorch 2.0. This module mends, in the running
+process only, what has changed under it since then; the day upstream does so
+itself, this file and its start-up hook can be deleted. ``mmbckd_compat.pth``
+calls :func:`install` when Python starts, because ``mim train mmrazor`` runs
+MMRazor's own script in a new process, which imports MMRazor before it reads
+any config.
+
+:func:`install` only puts a finder on ``sys.meta_path``. Nothing is imported or
+changed before ``mmrazor`` itself is imported, and nothing at all if the
+environment variable ``MMBCKD_NO_COMPAT`` is ``1``.
+"""
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+# Typing names are needed by type checkers only, and importing `typing` at
+# every start of Python is not free.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any, Callable, Iterator, Sequence
+
+__all__ = ['install', 'mended', 'why_not']
+
+SWITCH = 'MMBCKD_NO_COMPAT'
+MMRAZOR = '1.0.0'
+MIN_TORCH = (2, 1)
+MMENGINE = (0, 10)
+
+_mended: list[str] = []
+_why_not: list[str] = []
+
+
+def mended() -> list[str]:
+    """What has been mended in this process, a sentence each."""
+    return list(_mended)
+
+
+def why_not() -> str | None:
+    """Why nothing was mended in this process, or None."""
+    if os.environ.get(SWITCH) == '1':
+        return f'the environment variable {SWITCH} is 1: unset it.'
+    return _why_not[0] if _why_not else None
+
+
+def install() -> None:
+    """Wait for the first import of ``mmrazor``, then mend; idempotent."""
+    if os.environ.get(SWITCH) == '1':
+        return
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
+    razor = sys.modules.get('mmrazor')
+    if razor is not None:
+        # Somebody imported it before us: too late for the finder.
+        finder.waiting = False
+        _mend(razor.__spec__)
+
+
+class _Finder:
+    """Sees the first import of MMRazor, and provides the stand-in."""
+
+    def __init__(self) -> None:
+        self.waiting = True
+
+    def find_spec(self,
+                  name: str,
+                  path: Sequence[str] | None = None,
+                  target: ModuleType | None = None) -> ModuleSpec | None:
+        """Part of the protocol of ``sys.meta_path``."""
+        if name == 'mmrazor' and self.waiting:
+            return self._find_mmrazor(path, target)
+        if (name + '.').startswith(STAND_IN + '.') and _mended:
+            from importlib.machinery import ModuleSpec
+            return ModuleSpec(name, _StandIn(), is_package=name == STAND_IN)
+        return None
+
+    def _find_mmrazor(self, path: Sequence[str] | None,
+                      target: ModuleType | None) -> ModuleSpec | None:
+        """MMRazor's real spec, made to mend before its code runs.
+
+        Looking for MMRazor (``importlib.util.find_spec``) must stay cheap, so
+        that the mending is tied to the execution of its ``__init__``.
+        """
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, 'find_spec'):
+                continue
+            spec = finder.find_spec('mmrazor', path, target)
+            if spec is not None:
+                break
+        else:
+            return None
+        run = getattr(spec.loader, 'exec_module', None)
+        if run is None:  # a bare folder named mmrazor
+            return spec
+
+        def exec_module(module: ModuleType) -> None:
+            self.waiting = False
+            _mend(spec)
+            run(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _mend(spec: ModuleSpec) -> None:
+    """Apply every mend, or say in one sentence why there is none."""
+    reason = _unsupported(spec)
+    if reason is not None:
+        _why_not.append(reason)
+        import warnings
+        warnings.warn(f'mmbckd mends nothing here: {reason}', stacklevel=2)
+        return
+    for mend in (_mend_quantization, _mend_checkpoints, _mend_local_rank,
+                 _mend_cpu_distributed):
+        what = mend(spec)
+        if what is not None:
+            _mended.append(what)
+    _mend_log()
+
+
+def _unsupported(spec: ModuleSpec) -> str | None:
+    """What to install where this module does not know the versions."""
+    root = list(spec.submodule_search_locations or [''])[0]
+    found = {'mmrazor': _version_in(os.path.join(root, 'version.py'))}
+    for name in ('mmengine', 'torch'):
+        try:
+            found[name] = importlib.import_module(name).__version__
+        except ImportError as error:
+            return (f'{name} cannot be imported ({error}), install '
+                    f'mmengine 0.10.x and torch>=2.1.')
+    if (found['mmrazor'] == MMRAZOR
+            and _digits(found['mmengine'])[:2] == MMENGINE
+            and _digits(found['torch']) >= MIN_TORCH):
+        return None
+    have = ', '.join(f'{name} {found[name]}' for name in sorted(found))
+    return (f'it knows mmrazor {MMRAZOR} with mmengine 0.10.x and torch>=2.1, '
+            f'but found {have}; run `pip install "mmrazor=={MMRAZOR}" '
+            f'"mmengine>=0.10,<0.11" "torch>=2.1"`.')
+
+
+def _version_in(file: str) -> str:
+    """``__version__`` as a version.py writes it, without importing it."""
+    import re
+    try:
+        with open(file, encoding='utf-8') as stream:
+            match = re.search(r'^__version__ = [\'"](.+)[\'"]', stream.read(),
+                              re.MULTILINE)
+    except OSError:
+        match = None
+    return match[1] if match else 'of unknown version'
+
+
+def _digits(version: str) -> tuple[int, ...]:
+    """``'2.11.0+cu130'`` to ``(2, 11, 0)``; ``'2.9.0a0'`` to ``(2, 9, 0)``."""
+    import re
+    return tuple(map(int, re.findall(r'\d+', version)[:3]))
+
+
+# --------------------------------------------------------------------------- #
+# 1. Quantization: `import mmrazor.models`
+#
+# mmrazor.structures.quantization.backend_config imports names that PyTorch 2.0
+# removed from torch.ao.quantization.fuser_method_mappings, and MMRazor imports
+# it from everywhere. Only that sub-package is replaced.
+
+STAND_IN = 'mmrazor.structures.quantization.backend_config'
+BACKENDS = ('native', 'academic', 'openvino', 'tensorrt')
+
+
+def _mend_quantization(spec: ModuleSpec) -> str | None:
+    if STAND_IN in sys.modules:
+        return None
+    return ('mmrazor.models can be imported: the quantization backends, '
+            'written for PyTorch 1, are replaced by a stand-in that raises '
+            'NotImplementedError when it is used')
+
+
+def _no_quantization(what: str) -> NotImplementedError:
+    return NotImplementedError(
+        f'{what} is not available: the quantization of mmrazor {MMRAZOR} '
+        'needs PyTorch 1.13 and mmbckd only mends its distillation, pruning '
+        'and architecture search on PyTorch 2; to quantize, install '
+        '"torch==1.13.*" in an environment without mmbckd.')
+
+
+def _backend_configs() -> Any:
+    """An inert ``BackendConfigs``: a mapping that raises when it is read."""
+    from collections.abc import Mapping
+
+    class BackendConfigs(Mapping):
+        """Stand-in for the mapping from backend name to its config."""
+
+        def __getitem__(self, key: Any) -> Any:
+            raise _no_quantization(f'BackendConfigs[{key!r}]')
+
+        def __iter__(self) -> Iterator:
+            raise _no_quantization('BackendConfigs')
+
+        def __len__(self) -> int:
+            raise _no_quantization('BackendConfigs')
+
+    return BackendConfigs()
+
+
+def _backend_function(name: str) -> Callable:
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        raise _no_quantization(f'{name}()')
+
+    function.__name__ = function.__qualname__ = name
+    return function
+
+
+class _StandIn:
+    """Loader of the stand-in for the quantization backends."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Take the default module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fill in the names that the real sub-package exports."""
+        if module.__name__ != STAND_IN:
+            raise ImportError(str(_no_quantization(module.__name__)))
+        module.__doc__ = 'Inert stand-in, see mmbckd_compat.'
+        names = {'BackendConfigs': _backend_configs()}
+        for backend in BACKENDS:
+            for name in (f'get_{backend}_backend_config',
+                         f'get_{backend}_backend_config_dict'):
+                names[name] = _backend_function(name)
+        vars(module).update(names, __all__=list(names))
+
+
+# --------------------------------------------------------------------------- #
+# 2. Checkpoints: `--resume`, `teacher_ckpt`, `load_from`
+#
+# Since PyTorch 2.6 torch.load unpickles allow-listed types only. MMEngine's
+# checkpoints hold its HistoryBuffer and numpy arrays and scalars. A checkpoint
+# is untrusted input and stays so:
+#
+# * HistoryBuffer pickles its statistics methods, which needs `getattr`; what
+#   is allow-listed under that name gives those methods and nothing else;
+# * numpy.dtype is not allow-listed either, since a forged state of a dtype
+#   makes numpy read arbitrary bytes as object pointers. What stands under its
+#   name gives the plain numeric dtypes, whose state numpy never changes, and
+#   without a forged dtype the state of an array is harmless.
+
+STATISTICS = ('min', 'max', 'current', 'mean')
+DTYPES = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4',
+          'f8', 'c8', 'c16')
+
+
+def _refuse(message: str) -> Exception:
+    from pickle import UnpicklingError
+    return UnpicklingError(message)
+
+
+def _history_method(owner: Any, name: Any) -> Callable:
+    """``getattr`` in a checkpoint: HistoryBuffer's statistics only."""
+    from mmengine.logging.history_buffer import HistoryBuffer
+    if owner is not HistoryBuffer or name not in STATISTICS:
+        raise _refuse('a checkpoint may use getattr for the methods '
+                      f'{", ".join(STATISTICS)} of HistoryBuffer only, but '
+                      f'this one asks for {name!r} of {owner!r}: do not load '
+                      'it unless you trust its author.')
+    return vars(HistoryBuffer)[name]
+
+
+def _plain_dtype(code: Any, *_: Any) -> Any:
+    """``numpy.dtype`` in a checkpoint: numbers and booleans only."""
+    import numpy as np
+    if not isinstance(code, str) or code not in DTYPES:
+        raise _refuse('numpy objects in a checkpoint must be of a plain '
+                      f'numeric dtype ({", ".join(DTYPES)}), but got '
+                      f'{code!r}.')
+    return np.dtype(code)
+
+
+def _ndarray() -> None:
+    """``numpy.ndarray`` in a checkpoint: named there, but never called."""
+    raise _refuse('a checkpoint must not call numpy.ndarray.')
+
+
+def _new_array(*_: Any) -> Any:
+    """``numpy.core.multiarray._reconstruct``: an array yet to be filled."""
+    import numpy as np
+    return np.empty(0, np.int8)
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    """``numpy.core.multiarray.scalar`` for the dtypes allowed above."""
+    import numpy as np
+    if not isinstance(dtype, np.dtype) or len(data) != dtype.itemsize:
+        raise _refuse('a numpy scalar in a checkpoint is malformed.')
+    return np.frombuffer(data, dtype)[0]
+
+
+def _mend_checkpoints(spec: ModuleSpec) -> str | None:
+    import torch
+    if _digits(torch.__version__) < (2, 6):
+        return None
+    import numpy as np
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    allowed = [HistoryBuffer, (_history_method, 'builtins.getattr'),
+               (_plain_dtype, 'numpy.dtype'), (_ndarray, 'numpy.ndarray')]
+    for core in ('numpy.core', 'numpy._core'):  # as numpy 1 and 2 write it
+        allowed += [(_new_array, f'{core}.multiarray._reconstruct'),
+                    (_scalar, f'{core}.multiarray.scalar')]
+    # PyTorch sets the state of an object only if its type is in the list. A
+    # pickle names a global 'module.name': without a dot it cannot name these.
+    allowed += [(np.ndarray, 'ndarray')]
+    allowed += [(type(np.dtype(code)), f'dtype {code}') for code in DTYPES]
+    torch.serialization.add_safe_globals(allowed)
+    return ('checkpoints that mmengine wrote can be loaded and resumed: '
+            'HistoryBuffer and plain numpy numbers are allow-listed for '
+            'torch.load, which stays restricted (weights_only)')
+
+
+# --------------------------------------------------------------------------- #
+# 3. `--launcher pytorch`
+#
+# Since PyTorch 2.0 torch.distributed.launch passes --local-rank=N; MMRazor's
+# tools know --local_rank only.
+
+
+def _mend_local_rank(spec: ModuleSpec) -> str | None:
+    roots = list(spec.submodule_search_locations or [])
+    script = getattr(sys.modules.get('__main__'), '__file__', None)
+    if not roots or not script:
+        return None
+    # In a development install .mim/tools is a link.
+    tools = os.path.realpath(os.path.join(roots[0], '.mim', 'tools'))
+    if not os.path.realpath(script).startswith(tools + os.sep):
+        return None
+    old, new = '--local-rank', '--local_rank'
+    arguments = [new + argument[len(old):]
+                 if argument == old or argument.startswith(old + '=')
+                 else argument for argument in sys.argv[1:]]
+    if arguments == sys.argv[1:]:
+        return None
+    sys.argv[1:] = arguments
+    return (f'the launcher\'s {old} is handed to mmrazor\'s '
+            f'{os.path.basename(script)} as {new}')
+
+
+# --------------------------------------------------------------------------- #
+# 4. Several processes without a GPU
+#
+# MMEngine selects a CUDA device and hands its number to
+# DistributedDataParallel, whatever the backend.
+
+
+def _mend_cpu_distributed(spec: ModuleSpec) -> str | None:
+    from mmengine.device import get_device
+    if get_device() != 'cpu':
+        return None
+    from functools import wraps
+
+    from mmengine.dist import utils
+    from mmengine.model import MMDistributedDataParallel
+    from torch import distributed
+
+    init_dist = utils._init_dist_pytorch
+
+    @wraps(init_dist)
+    def init_dist_on_cpu(backend: str,
+                         init_backend: str = 'torch',
+                         **kwargs: Any) -> None:
+        if init_backend != 'torch':
+            init_dist(backend, init_backend=init_backend, **kwargs)
+            return
+        if backend == 'nccl':
+            raise ValueError(
+                'the backend nccl needs GPUs and PyTorch finds none: set '
+                "env_cfg = dict(dist_cfg=dict(backend='gloo')) in the config "
+                'to train on CPUs.')
+        distributed.init_process_group(backend=backend, **kwargs)
+
+    init_ddp = MMDistributedDataParallel.__init__
+
+    @wraps(init_ddp)
+    def init_ddp_on_cpu(self: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop('device_ids', None)
+        init_ddp(self, *args, **kwargs)
+
+    utils._init_dist_pytorch = init_dist_on_cpu
+    MMDistributedDataParallel.__init__ = init_ddp_on_cpu
+    return ('--launcher pytorch works without a GPU: mmengine sets no CUDA '
+            'device (use dist_cfg=dict(backend=\'gloo\'))')
+
+
+# --------------------------------------------------------------------------- #
+
+
+def _mend_log() -> None:
+    """Say in the log of every run what was mended."""
+    from functools import wraps
+
+    from mmengine.runner import Runner
+    log_env = Runner._log_env
+
+    @wraps(log_env)
+    def log_env_and_mends(self: Any, env_cfg: dict) -> None:
+        log_env(self, env_cfg)
+        self.logger.info('mmbckd mended mmrazor for this run (off with '
+                         f'{SWITCH}=1): ' + '; '.join(_mended) + '.')
+
+    Runner._log_env = log_env_and_mends

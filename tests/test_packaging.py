@@ -1,0 +1,143 @@
+"""What the wheels hold, and that they install and uninstall cleanly."""
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from mmbckd.version import PYTHON, STACK, UNDECLARED, __version__
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory) -> Path:
+    """A copy of the source tree, for builds write into theirs."""
+    copy = tmp_path_factory.mktemp('source') / 'mmbckd'
+    shutil.copytree(
+        ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(
+            '.git', '.venv', 'work_dirs', 'data', 'build', '*.egg-info',
+            '__pycache__'))
+    (copy / 'configs' / 'extra').mkdir()
+    (copy / 'configs' / 'extra' / 'teacher.pth').write_bytes(b'weights')
+    return copy
+
+
+def run(*arguments) -> str:
+    done = subprocess.run([str(argument) for argument in arguments],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def wheel(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('wheel')
+    run(sys.executable, '-m', 'pip', 'wheel', '--no-deps',
+        '--no-build-isolation', '--wheel-dir', out, source)
+    return next(out.glob('*.whl'))
+
+
+@pytest.fixture(scope='module')
+def editable(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('editable')
+    run(sys.executable, '-c', 'import os, sys; os.chdir(sys.argv[1]); '
+        'from setuptools import build_meta; '
+        'build_meta.build_editable(sys.argv[2])', source, out)
+    return next(out.glob('*.whl'))
+
+
+def listed(wheel: Path) -> set:
+    """The files that RECORD lists, which are those pip uninstalls."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(n for n in archive.namelist() if n.endswith('/RECORD'))
+        rows = archive.read(name).decode().splitlines()
+        assert sorted(row.split(',')[0] for row in rows) == sorted(
+            archive.namelist())
+    return {row.split(',')[0] for row in rows}
+
+
+def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
+    files = listed(wheel)
+    assert {'mmbckd_compat.py', 'mmbckd_compat.pth', 'mmbckd/__main__.py',
+            'mmbckd/functional/__init__.py', 'mmbckd/.mim/model-index.yml',
+            'mmbckd/.mim/tools/train.py', 'mmbckd/.mim/tools/test.py',
+            'mmbckd/.mim/configs/extra/teacher.pth'} <= files
+    shipped = {path.relative_to(source).as_posix()
+               for folder in ('configs', 'tools')
+               for path in (source / folder).rglob('*')
+               if path.is_file() and '__pycache__' not in path.parts}
+    assert {f'mmbckd/.mim/{path}' for path in shipped} <= files
+    assert not [name for name in files if name.startswith(('tests', 'setup'))]
+
+
+def test_build_writes_nothing_into_the_package(wheel, source):
+    for name in ('configs', 'tools', 'model-index.yml'):
+        assert (source / 'mmbckd' / '.mim' / name).is_symlink()
+
+
+def test_editable_wheel_has_the_hook_and_tells_mim_the_source(
+        editable, source):
+    files = listed(editable)
+    assert 'mmbckd_compat.pth' in files
+    with zipfile.ZipFile(editable) as archive:
+        top = next(name for name in files if name.endswith('top_level.txt'))
+        first = archive.read(top).decode().splitlines()[0]
+    assert Path(first) == source / 'mmbckd'
+    assert (Path(first) / '.mim' / 'tools' / 'train.py').exists()
+
+
+@pytest.mark.parametrize('kind', ['wheel', 'editable'])
+def test_hook_comes_and_goes_with_the_package(kind, request, tmp_path):
+    run(sys.executable, '-m', 'venv', tmp_path)
+    python = tmp_path / 'bin' / 'python'
+    pip = (python, '-m', 'pip', '--disable-pip-version-check')
+    loaded = (python, '-c',
+              'import sys; print("mmbckd_compat" in sys.modules)')
+
+    run(*pip, 'install', '--no-deps', '--no-index',
+        request.getfixturevalue(kind))
+    assert run(*loaded) == 'True\n'
+    run(*pip, 'uninstall', '--yes', 'mmbckd')
+    assert run(*loaded) == 'False\n'
+    assert not list(tmp_path.glob('lib/python*/site-packages/*mmbckd*'))
+
+
+def test_declared_dependencies_are_those_of_version_py(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(n for n in archive.namelist() if n.endswith('/METADATA'))
+        metadata = archive.read(name).decode()
+    assert f'\nVersion: {__version__}\n' in metadata
+    declared = [Requirement(line) for line in re.findall(
+        r'^Requires-Dist: (.*)$', metadata, re.MULTILINE)]
+    assert {each.name: each.specifier for each in declared
+            if each.marker is None} == {
+                name: SpecifierSet(versions)
+                for name, versions in {**STACK, **UNDECLARED}.items()}
+
+
+def pins() -> dict:
+    lines = (ROOT / 'requirements' / 'constraints.txt').read_text()
+    return {each.name: each.specifier for each in map(
+        Requirement, re.findall(r'^[^#\n].*$', lines, re.MULTILINE))}
+
+
+def test_constraints_pin_one_version_of_everything_declared():
+    pinned = pins()
+    for specifier in pinned.values():
+        assert re.fullmatch(r'==[\w.+]+', str(specifier))
+    for name, versions in {**STACK, **UNDECLARED}.items():
+        version = str(pinned[name]).removeprefix('==')
+        assert version in SpecifierSet(versions)
+    for name in (ROOT / 'requirements' / 'tests.txt').read_text().split():
+        assert name in pinned
+
+
+def test_this_python_is_supported():
+    version = '.'.join(map(str, sys.version_info[:3]))
+    assert version in SpecifierSet(PYTHON)

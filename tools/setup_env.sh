@@ -1,0 +1,215 @@
+#!/usr/bin/env bash
+# Creates .venv with the exact set of requirements/constraints.txt, mmcv's
+# operators included, and a development install of mmbckd. `make setup` calls
+# it; it can be interrupted and started again at any point.
+#
+# PYTHON=python3.12        the Python to use
+# XDG_CACHE_HOME           where the built mmcv is kept (~/.cache by default)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VENV=.venv
+PINS=requirements/constraints.txt
+LOG=$VENV/setup.log
+
+say() { printf '[setup] %s\n' "$*"; }
+die() { printf '[setup] error: %s\n' "$*" >&2; exit 1; }
+
+pinned() {  # the version of a package in the constraints
+    sed -n "s/^$1==\([^ ;]*\).*/\1/p" "$PINS"
+}
+
+supported() {  # is this command a Python 3.10 to 3.12?
+    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+        >/dev/null 2>&1
+}
+
+choose_python() {
+    local candidate
+    if [ -n "${PYTHON:-}" ]; then
+        supported "$PYTHON" || die "PYTHON=$PYTHON is not a working Python" \
+            "3.10, 3.11 or 3.12: name one that is."
+        return
+    fi
+    for candidate in python3 python3.12 python3.11 python3.10; do
+        if supported "$candidate"; then
+            PYTHON=$candidate
+            return
+        fi
+    done
+    die "no Python 3.10, 3.11 or 3.12 found (python3 is" \
+        "$(python3 --version 2>&1 || true)): install one, for example with" \
+        "'apt install python3 python3-venv', or name it with PYTHON=..."
+}
+
+check_compiler() {
+    command -v "${CXX:-c++}" >/dev/null || die "no C++ compiler" \
+        "(${CXX:-c++}), which mmcv's operators need: 'apt install g++'."
+}
+
+# Debian keeps Python.h in a package of its own. Where it is not installed,
+# unpacking that package into .venv does, and needs no root.
+find_headers() {
+    local include version
+    include=$("$PYTHON" -c \
+        'import sysconfig; print(sysconfig.get_path("include"))')
+    [ -e "$include/Python.h" ] && return
+    version=$(basename "$include")  # python3.11
+    if [ ! -e "$VENV/headers/usr/include/$version/Python.h" ]; then
+        say "Python.h is missing, trying Debian's lib$version-dev ..."
+        mkdir -p "$VENV/headers"
+        (
+            cd "$VENV/headers"
+            apt-get download "lib$version-dev" && dpkg -x ./*.deb .
+        ) >>"$LOG" 2>&1 || true
+    fi
+    [ -e "$VENV/headers/usr/include/$version/Python.h" ] ||
+        die "Python.h of $PYTHON is missing, which mmcv's operators need:" \
+            "'apt install python3-dev' (or $version-dev)."
+    CPATH="$PWD/$VENV/headers/usr/include/$version"
+    CPATH="$CPATH:$PWD/$VENV/headers/usr/include"
+    export CPATH
+}
+
+create_venv() {
+    if [ -e "$VENV" ]; then
+        # What an interrupted run left may lack pip; a changed PYTHON wants
+        # another version.
+        if [ "$("$VENV/bin/python" -c "$TAG" 2>/dev/null)" = "$PYTHON_TAG" ] &&
+            "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+            return
+        fi
+        say "$VENV is unfinished or of another Python: creating it anew"
+        rm -rf "$VENV"
+    fi
+    "$PYTHON" -m venv "$VENV" >/dev/null || die "'$PYTHON -m venv' failed:" \
+        "'apt install python3-venv' (or ${PYTHON##*/}-venv)."
+}
+
+pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
+
+install_pinned() {
+    say "installing $(grep -c == "$PINS") pinned packages into $VENV;" \
+        "PyTorch and its CUDA libraries are about 3 GB ..."
+    # The list is complete, so nothing is resolved: see its head for the two
+    # packages that are left out.
+    grep -vE '^(mmcv|opencv-python)==' "$PINS" >"$VENV/pinned.txt"
+    pip install --no-deps --progress-bar off --requirement "$VENV/pinned.txt" \
+        2>&1 | tee -a "$LOG" |
+        sed -u -n -e 's/^Collecting \([^ ]*\).*/[setup]   \1/p' \
+            -e 's/^Installing .*/[setup] unpacking (minutes) .../p' || {
+        tail -n 10 "$LOG" >&2
+        die "pip failed, see above and $LOG."
+    }
+}
+
+# With a GPU, nvcc of PyTorch's CUDA version and thus CUDA operators; without
+# one of them, CPU operators, which is all that semantic segmentation needs.
+mmcv_flavour() {
+    "$VENV/bin/python" - <<'EOF'
+import re
+import subprocess
+
+import torch
+
+flavour = ''
+if torch.cuda.is_available():
+    from torch.utils.cpp_extension import CUDA_HOME
+    try:
+        said = subprocess.run([f'{CUDA_HOME}/bin/nvcc', '--version'],
+                              capture_output=True, text=True).stdout
+    except OSError:
+        said = ''
+    found = re.search(r'release (\d+)\.', said)
+    if found and found[1] == torch.version.cuda.split('.')[0]:
+        flavour = '-cu' + torch.version.cuda.replace('.', '')
+print(flavour)
+EOF
+}
+
+build_mmcv() {  # into the folder $1
+    local out=$1 log=$VENV/mmcv-build.log pid done_
+    check_compiler
+    find_headers
+    say "building mmcv's operators once, 5 to 15 minutes" \
+        "(output in $log) ..."
+    rm -rf "$VENV/mmcv-wheel"
+    set -m  # a process group of its own, so that all of it can be stopped
+    (
+        [ -n "$FLAVOUR" ] || export CUDA_VISIBLE_DEVICES=
+        # pip's own cache of built wheels knows nothing about PyTorch.
+        PATH="$PWD/$VENV/bin:$PATH" MMCV_WITH_OPS=1 \
+            MAX_JOBS=${MAX_JOBS:-$(nproc)} \
+            pip wheel --verbose --no-deps --no-build-isolation \
+            --no-cache-dir --wheel-dir "$VENV/mmcv-wheel" \
+            "mmcv==$(pinned mmcv)"
+    ) >"$log" 2>&1 &
+    pid=$!
+    set +m
+    trap 'kill -- -$pid 2>/dev/null || true' EXIT
+    while kill -0 $pid 2>/dev/null; do
+        for _ in $(seq 30); do
+            kill -0 $pid 2>/dev/null || break
+            sleep 1
+        done
+        done_=$(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$log" | tail -n 1 |
+            tr -d ' ' || true)
+        say "  mmcv ${done_:-preparing}"
+    done
+    trap - EXIT
+    wait $pid || {
+        tail -n 25 "$log" >&2
+        die "mmcv could not be built, see above and $log."
+    }
+    mkdir -p "$out"
+    # In two steps, so that an interruption leaves no half a wheel.
+    for wheel in "$VENV"/mmcv-wheel/mmcv-*.whl; do
+        cp "$wheel" "$out/.$$.part"
+        mv "$out/.$$.part" "$out/$(basename "$wheel")"
+    done
+}
+
+install_mmcv() {
+    local wheel
+    FLAVOUR=$(mmcv_flavour)
+    CACHE=$CACHE$FLAVOUR
+    wheel=$(find_mmcv)
+    if [ -z "$wheel" ]; then
+        build_mmcv "$CACHE"
+        wheel=$(find_mmcv)
+    fi
+    say "installing $wheel"
+    pip install --quiet --no-deps --force-reinstall "$wheel"
+}
+
+find_mmcv() {  # the wheel in the cache, or nothing
+    [ ! -d "$CACHE" ] ||
+        find "$CACHE" -name "mmcv-$(pinned mmcv)-*.whl" -print -quit
+}
+
+choose_python
+"$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || die "$PYTHON has no" \
+    "venv: 'apt install python3-venv' (or ${PYTHON##*/}-venv)."
+TAG='import sys; print("cp%d%d" % sys.version_info[:2])'
+PYTHON_TAG=$("$PYTHON" -c "$TAG")
+# mmcv's operators fit one Python and one PyTorch only.
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mmbckd/wheels
+CACHE=$CACHE/$PYTHON_TAG-torch$(pinned torch)
+
+say "using $("$PYTHON" --version) ($(command -v "$PYTHON"))"
+create_venv
+if [ -z "$(find_mmcv)" ]; then
+    # Better now than after 3 GB of downloads.
+    check_compiler
+    find_headers
+fi
+install_pinned
+install_mmcv
+say 'installing mmbckd (development install)'
+pip install --quiet --no-deps --no-build-isolation --editable .
+"$VENV/bin/python" -W ignore -m mmbckd >"$LOG.report" 2>&1 || {
+    cat "$LOG.report" >&2
+    die 'mmbckd does not work in the new environment, see above.'
+}
+touch "$VENV/setup.done"
+say "done: $VENV/bin/python -m mmbckd describes the environment"
