@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .checks import check_map
+
 SOURCES = ('semantic', 'feature', 'label')
 
 # (dy, dx) from the first pixel of a pair to the second; dy >= 0 throughout.
@@ -134,7 +136,7 @@ def boundary_affinity_loss(boundary_logits: Tensor,
         1.3863
     """
     displacements = pair_displacements(radius)
-    _check_map('boundary_logits', boundary_logits)
+    check_map('boundary_logits', boundary_logits)
     if boundary_logits.shape[1] != 1:
         raise ValueError(
             'boundary_logits must have shape (N, 1, H, W), but got '
@@ -165,7 +167,7 @@ def boundary_affinity_loss(boundary_logits: Tensor,
 
 def _semantic_weights(teacher: Tensor, z: Tensor, tau: float) -> PairWeights:
     """A_ij = sum_c p_i(c) p_j(c) with p = softmax(T / tau)."""
-    _check_map('teacher', teacher, batch=len(z))
+    check_map('teacher', teacher, like=z)
     if teacher.shape[1] < 2:
         raise ValueError(
             "teacher must have at least 2 class channels for 'semantic', but "
@@ -195,7 +197,7 @@ def _feature_weights(teacher: Tensor | Sequence[Tensor], z: Tensor,
         raise ValueError("teacher must hold at least one map for 'feature', "
                          'but got an empty sequence')
     for index, feature in enumerate(maps):
-        _check_map(f'teacher[{index}]', feature, batch=len(z))
+        check_map(f'teacher[{index}]', feature, like=z)
     maps = [F.normalize(_resize(g.to(z.dtype), z), dim=1) for g in maps]
 
     def distance(g: Tensor, displacement: Displacement) -> Tensor:
@@ -254,6 +256,14 @@ def _label_weights(teacher: Tensor, z: Tensor,
         return (same & valid).to(z.dtype), (~same & valid).to(z.dtype)
 
     return weights
+
+
+def _resize(x: Tensor, like: Tensor) -> Tensor:
+    """x (N, C, h, w), bilinearly at the resolution of ``like``."""
+    if x.shape[-2:] == like.shape[-2:]:
+        return x
+    return F.interpolate(
+        x, size=like.shape[-2:], mode='bilinear', align_corners=False)
 
 
 def _pair_ends(x: Tensor, displacement: Displacement) -> tuple[Tensor, Tensor]:
@@ -408,29 +418,3 @@ class _BalancedPairLoss(torch.autograd.Function):
 def _ratio(numerator: Tensor, weight: Tensor) -> Tensor:
     """numerator / weight, and 0 where there is no weight."""
     return torch.where(weight > 0, numerator / weight, 0)
-
-
-# ---------------------------------------------------------------- arguments
-
-
-def _check_map(name: str, x: Tensor, batch: int | None = None) -> None:
-    """Raise unless x is a floating-point (N, C, H, W) of ``batch`` images."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(
-            f'{name} must be a floating-point tensor, but got {got}')
-    if x.dim() != 4 or x.numel() == 0:
-        raise ValueError(f'{name} must have shape (N, C, H, W), none of them '
-                         f'0, but got {tuple(x.shape)}')
-    if batch is not None and len(x) != batch:
-        raise ValueError(
-            f'{name} must hold the {batch} images of boundary_logits, but '
-            f'got shape {tuple(x.shape)}; pass maps of the same batch')
-
-
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    """x (N, C, h, w), bilinearly at the resolution of ``like``."""
-    if x.shape[-2:] == like.shape[-2:]:
-        return x
-    return F.interpolate(
-        x, size=like.shape[-2:], mode='bilinear', align_corners=False)

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .checks import check_map
+
 # Elements of a block of relation rows, 4 MiB in float32, of which three are
 # held. Larger blocks are hardly faster.
 _BLOCK_ELEMENTS = 2**20
@@ -177,18 +179,8 @@ def _auto_block_size(num_pixels: int) -> int:
 
 def _check_arguments(student: Tensor, teacher: Tensor, tau: float,
                      block_size: int | None) -> None:
-    for name, x in (('student', student), ('teacher', teacher)):
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(
-                f'{name} must be a floating-point tensor, but got {got}')
-        if x.dim() != 4 or x.numel() == 0:
-            raise ValueError(f'{name} must have shape (N, C, H, W), none of '
-                             f'them 0, but got {tuple(x.shape)}')
-    if len(student) != len(teacher):
-        raise ValueError(
-            'student and teacher must hold the same images, but got '
-            f'{len(student)} and {len(teacher)}; pass features of one batch')
+    check_map('student', student)
+    check_map('teacher', teacher, like=student)
     if not tau > 0:
         raise ValueError(f'tau must be positive, but got {tau}; '
                          'pass e.g. tau=0.1')
