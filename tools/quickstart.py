@@ -118,7 +118,14 @@ def main() -> None:
 
     print(f'Street scenes: {NUM_TRAIN} + {NUM_VAL} images in '
           f'{args.data_root}', flush=True)
-    write_dataset(args.data_root, NUM_TRAIN, NUM_VAL, SIZE, seed=0)
+    write_dataset(
+        args.data_root,
+        NUM_TRAIN,
+        NUM_VAL,
+        SIZE,
+        seed=0,
+        progress=lambda done, total: done % 60 or print(
+            f'{done}/{total}', flush=True))
     os.environ['MMBCKD_STREET_SCENES'] = args.data_root
 
     alone = train('mmsegmentation', STUDENT, args.work_dir)

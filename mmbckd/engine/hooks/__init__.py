@@ -1,9 +1,10 @@
 from .data_check_hook import DataCheckHook
 from .iteration_seed_hook import IterationSeedHook
 from .student_checkpoint_hook import (StudentCheckpointHook,
-                                      export_student_checkpoint)
+                                      export_student_checkpoint,
+                                      save_plain_checkpoint)
 
 __all__ = [
     'DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook',
-    'export_student_checkpoint'
+    'export_student_checkpoint', 'save_plain_checkpoint'
 ]

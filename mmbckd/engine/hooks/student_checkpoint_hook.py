@@ -55,19 +55,27 @@ def export_student_checkpoint(checkpoint: str,
             f'Expected the checkpoint of a distillation, with weights named '
             f'"{_STUDENT}…", but {checkpoint} has none. A checkpoint of a '
             'model trained alone is a plain one already.')
-    meta = loaded.get('meta', {})
-    plain = dict(
-        meta=_plain({
-            k: meta[k]
-            for k in ('dataset_meta', 'epoch', 'iter', 'mmengine_version')
-            if k in meta
-        }),
-        state_dict=state_dict)
     out = out or student_checkpoint_path(checkpoint)
+    save_plain_checkpoint(state_dict, loaded.get('meta', {}), out)
+    return out
+
+
+def save_plain_checkpoint(state_dict: dict, meta: dict, out: str) -> None:
+    """Write weights, and of ``meta`` what inference wants, as plain types.
+
+    Args:
+        state_dict (dict): The weights.
+        meta (dict): The ``meta`` of a checkpoint of mmengine.
+        out (str): The file to write.
+    """
+    kept = ('dataset_meta', 'epoch', 'iter', 'mmengine_version')
+    plain = dict(
+        meta=_plain({k: meta[k]
+                     for k in kept if k in meta}),
+        state_dict=state_dict)
     # Never a truncated file under the final name.
     torch.save(plain, f'{out}.tmp')
     os.replace(f'{out}.tmp', out)
-    return out
 
 
 def _plain(value: Any) -> Any:
