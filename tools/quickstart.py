@@ -35,7 +35,7 @@ from mmbckd.datasets.street_scenes_generator import (  # noqa: E402
 CONFIGS = osp.join(
     osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs', 'quickstart')
 TEACHER = 'fpn_r18-w16_1xb8-3k_street-scenes-128x256'
-STUDENT = 'fpn_r18-w8_1xb8-500_street-scenes-128x256'
+STUDENT = 'fpn_r18-w8_1xb8-600_street-scenes-128x256'
 BCKD = f'bckd_fpn_r18-w16_{STUDENT}'
 NUM_TRAIN, NUM_VAL, SIZE = 240, 60, (128, 256)
 
@@ -75,6 +75,7 @@ def evaluate(name: str, checkpoint: str, work_dir: str,
     metrics = runner.test()
     dataset = runner.test_dataloader.dataset
     batch = pseudo_collate([dataset[i] for i in picks])
+    metrics = {k: float(v) for k, v in metrics.items()}
     return metrics, runner.model.test_step(batch)
 
 
@@ -136,9 +137,9 @@ def main() -> None:
     register_all_modules(init_default_scope=False)
     checkpoints = {
         'teacher': (TEACHER, osp.join(CONFIGS, f'{TEACHER}.pth')),
-        'student': (STUDENT, osp.join(alone, 'iter_500.pth')),
+        'student': (STUDENT, osp.join(alone, 'iter_600.pth')),
         'student + BCKD':
-        (STUDENT, osp.join(distilled, 'iter_500_student.pth'))
+        (STUDENT, osp.join(distilled, 'iter_600_student.pth'))
     }
     picks = np.linspace(0, NUM_VAL - 1, 5).astype(int).tolist()
     metrics, predictions = {}, {}

@@ -18,6 +18,7 @@ model = dict(
         num_classes=11,
         norm_cfg=norm_cfg))
 
+optim_wrapper = dict(optimizer=dict(lr=4e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
     dict(
@@ -25,8 +26,8 @@ param_scheduler = [
         eta_min=1e-5,
         power=0.9,
         begin=50,
-        end=500,
+        end=600,
         by_epoch=False)
 ]
-train_cfg = dict(max_iters=500, val_interval=250)
-default_hooks = dict(checkpoint=dict(interval=250))
+train_cfg = dict(max_iters=600, val_interval=300)
+default_hooks = dict(checkpoint=dict(interval=300))

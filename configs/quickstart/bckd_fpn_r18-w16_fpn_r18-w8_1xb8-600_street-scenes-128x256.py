@@ -1,4 +1,4 @@
-_base_ = ['./fpn_r18-w8_1xb8-500_street-scenes-128x256.py']
+_base_ = ['./fpn_r18-w8_1xb8-600_street-scenes-128x256.py']
 
 # What the classifier sees.
 feature = dict(type='ModuleInputs', source='decode_head.conv_seg')
@@ -15,6 +15,4 @@ model = dict(
             student='backbone',
             teacher='decode_head.conv_seg',
             loss_weight=0.5),
-        context=dict(
-            student=feature, teacher=feature, max_tokens=512,
-            loss_weight=10.0)))
+        context=dict(student=feature, teacher=feature, max_tokens=512)))
