@@ -2,21 +2,7 @@
 
 It takes the arguments of ``mim test mmrazor CONFIG`` and does the same.
 """
-import importlib.util
-import os.path as osp
-import runpy
-
-
-def main() -> None:
-    """Hand over to the script of the installed MMRazor."""
-    spec = importlib.util.find_spec('mmrazor')
-    if spec is None or spec.origin is None:
-        raise SystemExit('mmrazor is not installed: run '
-                         '`pip install mmrazor==1.0.0`.')
-    script = osp.join(
-        osp.dirname(spec.origin), '.mim', 'tools', osp.basename(__file__))
-    runpy.run_path(script, run_name='__main__')
-
+from train import main
 
 if __name__ == '__main__':
     main()

@@ -52,6 +52,8 @@ class DataCheckHook(Hook):
             return
         classes, ignore = self._head.num_classes, self._head.ignore_index
         for sample in data_batch['data_samples']:
+            if 'gt_sem_seg' not in sample:
+                continue
             labels = sample.gt_sem_seg.data
             wrong = (labels < 0) | (labels >= classes)
             wrong &= labels != ignore
