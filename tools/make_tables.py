@@ -73,7 +73,9 @@ def fill(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--check', action='store_true', help='only say whether it would change')
+        '--check',
+        action='store_true',
+        help='only say whether it would change')
     args = parser.parse_args()
     page = ROOT / 'README.md'
     text = page.read_text()

@@ -93,7 +93,8 @@ def draw(predictions: Dict[str, List[SegDataSample]], out: str) -> None:
         truth = samples[0].gt_sem_seg.data[0]
         image = mmcv.imread(samples[0].img_path, channel_order='rgb')
         maps = [truth, *(s.pred_sem_seg.data[0] for s in samples)]
-        for axis, panel in zip(row, [image, *(palette[m.cpu()] for m in maps)]):
+        panels = [image, *(palette[m.cpu()] for m in maps)]
+        for axis, panel in zip(row, panels):
             axis.imshow(panel, interpolation='nearest')
             axis.set_axis_off()
     for axis, title in zip(axes[0], titles):

@@ -1,4 +1,4 @@
-"""Keep of a checkpoint of mmengine what inference wants: weights and classes."""
+"""Keep what inference wants of a checkpoint: its weights and classes."""
 import argparse
 
 from mmengine.runner import CheckpointLoader

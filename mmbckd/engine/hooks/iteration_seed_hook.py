@@ -27,5 +27,6 @@ class IterationSeedHook(Hook):
                           batch_idx: int,
                           data_batch: Union[dict, tuple, list] = None) -> None:
         """Seed the iteration."""
-        sequence = np.random.SeedSequence([runner.seed, runner.iter, get_rank()])
+        sequence = np.random.SeedSequence(
+            [runner.seed, runner.iter, get_rank()])
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))

@@ -167,7 +167,7 @@ class BCKDDistiller(ConfigurableDistiller):
                 hook.remove()
             for module, mode in training.items():
                 module.training = mode
-        features = super().get_record(
+        features = self.get_record(
             **{k: v
                for k, v in record.items() if k != 'connector'})
         recorder.reset_data_buffer()
@@ -236,7 +236,8 @@ def _check_all_taken(term: str, cfg: dict, known: str) -> None:
 def _expand_boundary(cfg: dict) -> dict:
     cfg = dict(cfg)
     if cfg.get('source') == 'label':
-        cfg.setdefault('teacher', dict(type='GroundTruth', source='gt_sem_seg'))
+        cfg.setdefault('teacher',
+                       dict(type='GroundTruth', source='gt_sem_seg'))
     student_recorder, student_record = _recorder('boundary', cfg, 'student')
     teacher_recorder, teacher_record = _recorder('boundary', cfg, 'teacher')
     connector = _take(cfg, HierarchicalBoundaryConnector)

@@ -31,7 +31,8 @@ class ModuleListOutputsRecorder(BaseRecorder):
     @property
     def data_buffer(self) -> List:
         """One entry a forward, itself a list with an entry a module."""
-        return [list(r) for r in zip(*(r.data_buffer for r in self._recorders))]
+        buffers = (r.data_buffer for r in self._recorders)
+        return [list(records) for records in zip(*buffers)]
 
     def get_record_data(self,
                         record_idx: int = 0,
