@@ -1,7 +1,7 @@
 """Boundary and context knowledge distillation (BCKD) on MMRazor.
 
 Importing this package registers its losses, connectors, distillers,
-algorithms, data sets and hooks, so that a config needs only
+algorithms, data sets, metrics and hooks, so that a config needs only
 ``custom_imports = dict(imports=['mmbckd'])``. The mathematics alone, without
 any registry, is in :mod:`mmbckd.functional`.
 """
@@ -58,8 +58,8 @@ def _asked_for_report() -> bool:
 
 problem = _problem()
 if problem is None:
-    from . import datasets, engine, models
+    from . import datasets, engine, evaluation, models
 elif not _asked_for_report():
     raise ImportError(problem)
 
-__all__ = ['__version__', 'datasets', 'engine', 'models']
+__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']

@@ -27,6 +27,7 @@ UNDECLARED = {
     'matplotlib': '',
     'pycocotools': '',
     'packaging': '',
+    'rich': '',
     'joblib': '',  # mmrazor
     'scipy': '',  # mmrazor
     'scikit-learn': '',  # mmrazor
