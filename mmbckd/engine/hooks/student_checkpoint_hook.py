@@ -111,7 +111,7 @@ class StudentCheckpointHook(Hook):
         """Take up the students of the run that is resumed."""
         last = runner.message_hub.runtime_info.get('last_ckpt')
         if last and osp.isfile(student_checkpoint_path(last)):
-            self._note(runner, [last])
+            self._note(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note that there will be a checkpoint to export."""
@@ -147,7 +147,7 @@ class StudentCheckpointHook(Hook):
                     osp.getmtime(student) < osp.getmtime(source):
                 export_student_checkpoint(source, student)
                 runner.logger.info(f'The plain student is saved to {student}')
-        self._note(runner, [])
+        self._note(runner)
 
     def _sources(self, runner: Runner) -> list:
         """Checkpoints whose students this run is to keep up with."""
@@ -158,8 +158,8 @@ class StudentCheckpointHook(Hook):
         ]
         return list(dict.fromkeys([*info.get('student_ckpts', []), *named]))
 
-    def _note(self, runner: Runner, more: list) -> None:
+    def _note(self, runner: Runner) -> None:
         # Kept in the message hub, so that a resumed run knows them.
         runner.message_hub.update_info(
             'student_ckpts',
-            [s for s in [*self._sources(runner), *more] if osp.isfile(s)])
+            [s for s in self._sources(runner) if osp.isfile(s)])
