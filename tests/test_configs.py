@@ -42,6 +42,16 @@ def test_config_keeps_the_plain_student_and_checks_its_data(path):
     assert {'StudentCheckpointHook', 'DataCheckHook'} <= hooks
 
 
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_config_reports_boundaries_and_connectivity(path):
+    cfg = Config.fromfile(path)
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        assert {'IoUMetric', 'BoundaryIoUMetric', 'ConnectivityMetric'} == {
+            metric['type']
+            for metric in evaluator
+        }
+
+
 def test_cityscapes_teacher_is_the_one_upstream_publishes():
     """Checkpoint and config of the teacher, against mmseg's metafile."""
     import mmseg

@@ -1,6 +1,8 @@
 # The SegNet split of CamVid at 480x360: 367 images to train, 101 to validate.
 # Point the environment variable MMBCKD_CAMVID at a folder of the layout that
 # mmbckd.datasets.CamVidDataset describes.
+_base_ = ['../seg_evaluator.py']
+
 dataset_type = 'CamVidDataset'
 data_root = '{{$MMBCKD_CAMVID:data/camvid}}'
 crop_size = (160, 240)
@@ -46,5 +48,5 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = {{_base_.seg_evaluator}}
 test_evaluator = val_evaluator

@@ -1,7 +1,10 @@
 _base_ = [
     'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
-    '../../_base_/distill_runtime.py'
+    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py'
 ]
+
+val_evaluator = {{_base_.seg_evaluator}}
+test_evaluator = val_evaluator
 
 model = dict(
     _delete_=True,
