@@ -11,9 +11,11 @@ from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 
 @MODELS.register_module()
@@ -25,7 +27,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     - all of the teacher is in eval mode, not its batch norms only, so that
       dropout and stochastic depth do not make the targets noisy;
-    - the teacher computes no loss, since nobody reads it;
+    - the teacher computes no loss, since nobody reads it, and runs in
+      inference mode;
     - its checkpoint has to fit it: weights that are missing would silently
       stay random;
     - student and teacher have to predict as many classes.
@@ -100,10 +103,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Losses of the student and of the distiller, by name."""
         losses = dict()
         distiller = self.distiller
+        # What is delivered becomes part of the student's graph.
+        delivers = bool(distiller.deliveries.deliveries)
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries, \
-                torch.no_grad():
+                torch.no_grad() if delivers else torch.inference_mode():
             self.teacher(batch_inputs, data_samples, mode=self.teacher_forward)
+        for recorder in distiller.teacher_recorders.recorders.values():
+            _leave_inference_mode(recorder)
 
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries, \
@@ -123,6 +130,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         super().train(mode)
         self.teacher.eval()
         return self
+
+
+def _leave_inference_mode(recorder: BaseRecorder) -> None:
+    """Copy what was recorded, so that a loss may save it for backward."""
+    recorder.data_buffer[:] = tree_map_only(
+        torch.Tensor, lambda t: t.clone()
+        if t.is_inference() else t, recorder.data_buffer)
 
 
 def _build_model(model: Union[dict, str, BaseModel],

@@ -140,14 +140,14 @@ class BCKDDistiller(ConfigurableDistiller):
 
         # What comes after the recorded modules need not run, and could not
         # in heads that want data samples.
-        def stop(*_) -> None:
-            if recorder.data_buffer:
+        awaited = {model.get_submodule(n) for n in _source_names(recorder)}
+
+        def stop(module: nn.Module, *_) -> None:
+            awaited.discard(module)
+            if not awaited:
                 raise _Recorded
 
-        hooks = [
-            model.get_submodule(name).register_forward_hook(stop)
-            for name in _source_names(recorder)
-        ]
+        hooks = [m.register_forward_hook(stop) for m in list(awaited)]
         model.eval()
         try:
             with torch.no_grad():

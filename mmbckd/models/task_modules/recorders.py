@@ -1,5 +1,5 @@
 """Recorders that MMRazor does not have: of several modules, of the truth."""
-from typing import Any, List, Optional, Sequence
+from typing import Optional, Sequence
 
 import torch
 from mmengine.model import BaseModel
@@ -28,31 +28,18 @@ class ModuleListOutputsRecorder(BaseRecorder):
         for recorder in self._recorders:
             recorder.initialize(model)
 
-    @property
-    def data_buffer(self) -> List:
-        """One entry a forward, itself a list with an entry a module."""
-        buffers = (r.data_buffer for r in self._recorders)
-        return [list(records) for records in zip(*buffers)]
-
-    def get_record_data(self,
-                        record_idx: int = 0,
-                        data_idx: Optional[int] = None) -> Any:
-        """Return the list of outputs, or the output of one module."""
-        records = [r.get_record_data(record_idx) for r in self._recorders]
-        return records if data_idx is None else records[data_idx]
-
-    def reset_data_buffer(self) -> None:
-        """Forget what was recorded."""
-        for recorder in self._recorders:
-            recorder.reset_data_buffer()
-
     def __enter__(self) -> None:
+        super().__enter__()
         for recorder in self._recorders:
             recorder.__enter__()
 
     def __exit__(self, exc_type, exc_value, traceback) -> None:
+        # One entry a forward, itself a list with an entry a module.
+        buffers = [r.data_buffer for r in self._recorders]
+        self._data_buffer = [list(records) for records in zip(*buffers)]
         for recorder in self._recorders:
             recorder.__exit__(exc_type, exc_value, traceback)
+            recorder.reset_data_buffer()
 
 
 @TASK_UTILS.register_module()
