@@ -1,6 +1,5 @@
 from typing import Optional, Sequence, Union
 
-import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmrazor.models.architectures.connectors.base_connector import \
@@ -85,9 +84,14 @@ class HierarchicalBoundaryConnector(BaseConnector):
                 f'{self.in_channels} channels, but got {got}. Set '
                 f'`in_channels={got}`, or record another module.')
         size = max((f.shape[-2:] for f in features), key=lambda s: s.numel())
-        embedded = [
-            F.interpolate(
-                embed(f), size=size, mode='bilinear', align_corners=False)
-            for embed, f in zip(self.embeds, features)
-        ]
-        return self.predict(torch.cat(embedded, dim=1))
+        # The last convolution and the upsampling are linear and commute, so
+        # that one channel is upsampled instead of all.
+        weights = self.predict.weight.split(self.channels, dim=1)
+        z = self.predict.bias.view(1, 1, 1, 1)
+        for embed, f, weight in zip(self.embeds, features, weights):
+            z = z + F.interpolate(
+                F.conv2d(embed(f), weight),
+                size=size,
+                mode='bilinear',
+                align_corners=False)
+        return z
