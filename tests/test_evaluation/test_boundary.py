@@ -4,7 +4,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.evaluator import Evaluator
+from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.registry import METRICS
 from mmseg.structures import SegDataSample
@@ -350,6 +352,34 @@ def test_two_ranks_agree_with_one(monkeypatch):
         lambda results, size, device, **kwargs:
         [result for rank in ranks for result in rank.results][:size])
     assert ranks[0].evaluate(4) == expected
+
+
+def test_data_samples_of_mmdet_score_the_same():
+    pairs = pairs_of_images()
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        evaluator = Evaluator(dict(type='BoundaryIoUMetric'))
+    evaluator.dataset_meta = dict(classes=CLASSES)
+    for prediction, truth in pairs:
+        sample = DetDataSample()
+        sample.pred_sem_seg = PixelData(
+            sem_seg=torch.from_numpy(prediction)[None])
+        sample.gt_sem_seg = PixelData(
+            sem_seg=torch.from_numpy(truth.astype(np.uint8))[None],
+            metainfo=dict(ignore_index=255))
+        evaluator.process([sample])
+    assert evaluator.evaluate(len(pairs)) == evaluate(pairs)
+
+
+@pytest.mark.parametrize('truth, holds', [
+    (dict(), r'\[\]'),
+    (dict(gt_sem_seg=dict(mask=np.zeros((2, 2)))), r"\['mask'\]"),
+])
+def test_data_sample_without_a_label_map_is_an_error(truth, holds):
+    metric = BoundaryIoUMetric()
+    metric.dataset_meta = dict(classes=CLASSES)
+    maps = dict(data=torch.zeros(1, 2, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match='gt_sem_seg must .* holds ' + holds):
+        metric.process({}, [dict(pred_sem_seg=maps, **truth)])
 
 
 def test_no_images_is_an_error():

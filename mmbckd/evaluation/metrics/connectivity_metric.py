@@ -1,7 +1,7 @@
 from typing import Dict, Sequence, Tuple
 
 import numpy as np
-from mmseg.registry import METRICS
+from mmengine.registry import METRICS
 
 from ...functional.connectivity import (ConnectivityCounts,
                                         connectivity_counts,

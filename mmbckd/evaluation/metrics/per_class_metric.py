@@ -50,24 +50,21 @@ class PerClassMetric(BaseMetric):
 
         Args:
             data_batch (Any): Not used.
-            data_samples (Sequence[dict]): ``SegDataSample`` as dictionaries,
-                with ``pred_sem_seg`` and ``gt_sem_seg``, (1, H, W) each.
+            data_samples (Sequence[dict]): ``SegDataSample`` or
+                ``DetDataSample`` as dictionaries, with ``pred_sem_seg`` and
+                ``gt_sem_seg``, (1, H, W) each.
 
         Raises:
             TypeError: If a map does not hold integers.
-            ValueError: If the maps of an image differ in size, or hold labels
-                that are no classes.
+            ValueError: If a map is missing, the maps of an image differ in
+                size, or hold labels that are no classes.
         """
         num_classes = len(self.dataset_meta['classes'])
         for data_sample in data_samples:
             prediction, truth = (
-                data_sample[name]['data']
+                _label_map(data_sample, name)
                 for name in ('pred_sem_seg', 'gt_sem_seg'))
-            self.results.append(
-                self.count(
-                    prediction.reshape(prediction.shape[-2:]).cpu().numpy(),
-                    truth.reshape(truth.shape[-2:]).cpu().numpy(),
-                    num_classes))
+            self.results.append(self.count(prediction, truth, num_classes))
 
     def compute_metrics(self, results: List[Any]) -> Dict[str, float]:
         """Log the table of classes and return the means over them.
@@ -97,3 +94,15 @@ class PerClassMetric(BaseMetric):
         print_log('per class results:', logger)
         print_log('\n' + table.get_string(), logger=logger)
         return metrics
+
+
+def _label_map(data_sample: dict, name: str) -> np.ndarray:
+    """A data sample's map of labels, (H, W)."""
+    maps = data_sample.get(name, {})
+    for key in ('data', 'sem_seg'):  # as mmseg and as mmdet name it
+        if key in maps:
+            return maps[key].reshape(maps[key].shape[-2:]).cpu().numpy()
+    raise ValueError(
+        f'{name} must hold its map as `data` (mmseg) or `sem_seg` (mmdet), '
+        f'but holds {sorted(maps)}; check that the model predicts semantic '
+        'segmentation and that the pipeline loads its truth')
