@@ -75,15 +75,21 @@ class _Finder:
                   target: ModuleType | None = None) -> ModuleSpec | None:
         """Part of the protocol of ``sys.meta_path``."""
         if name == 'mmrazor' and self.waiting:
-            return self._find_mmrazor(path, target)
+            return self._find(name, path, target, before=self._mend)
+        if name == CWD and _mended:
+            return self._find(name, path, target, after=_take_any_layout)
         if (name + '.').startswith(STAND_IN + '.') and _mended:
             from importlib.machinery import ModuleSpec
             return ModuleSpec(name, _StandIn(), is_package=name == STAND_IN)
         return None
 
-    def _find_mmrazor(self, path: Sequence[str] | None,
-                      target: ModuleType | None) -> ModuleSpec | None:
-        """MMRazor's real spec, made to mend before its code runs.
+    def _find(self,
+              name: str,
+              path: Sequence[str] | None,
+              target: ModuleType | None,
+              before: Callable = lambda spec: None,
+              after: Callable = lambda module: None) -> ModuleSpec | None:
+        """A module's real spec, made to mend before or after its code runs.
 
         Looking for MMRazor (``importlib.util.find_spec``) must stay cheap, so
         that the mending is tied to the execution of its ``__init__``.
@@ -91,7 +97,7 @@ class _Finder:
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, 'find_spec'):
                 continue
-            spec = finder.find_spec('mmrazor', path, target)
+            spec = finder.find_spec(name, path, target)
             if spec is not None:
                 break
         else:
@@ -101,12 +107,16 @@ class _Finder:
             return spec
 
         def exec_module(module: ModuleType) -> None:
-            self.waiting = False
-            _mend(spec)
+            before(spec)
             run(module)
+            after(module)
 
         spec.loader.exec_module = exec_module
         return spec
+
+    def _mend(self, spec: ModuleSpec) -> None:
+        self.waiting = False
+        _mend(spec)
 
 
 def _mend(spec: ModuleSpec) -> None:
@@ -118,7 +128,7 @@ def _mend(spec: ModuleSpec) -> None:
         warnings.warn(f'mmbckd mends nothing here: {reason}', stacklevel=2)
         return
     for mend in (_mend_quantization, _mend_checkpoints, _mend_local_rank,
-                 _mend_cpu_distributed):
+                 _mend_cpu_distributed, _mend_cwd):
         what = mend(spec)
         if what is not None:
             _mended.append(what)
@@ -394,6 +404,35 @@ def _mend_cpu_distributed(spec: ModuleSpec) -> str | None:
     MMDistributedDataParallel.__init__ = init_ddp_on_cpu
     return ('--launcher pytorch works without a GPU: mmengine sets no CUDA '
             'device (use dist_cfg=dict(backend=\'gloo\'))')
+
+
+# --------------------------------------------------------------------------- #
+# 5. Channel-wise distillation of channels-last logits
+#
+# ChannelWiseDivergence calls `view` on the logits, which fails where they lie
+# channels-last in memory: SegFormer's always do, and those of any model that
+# is trained in that memory format.
+
+CWD = 'mmrazor.models.losses.cwd'
+
+
+def _mend_cwd(spec: ModuleSpec) -> str | None:
+    if CWD in sys.modules:
+        return None
+    return ('ChannelWiseDivergence takes logits of any memory format, such as '
+            'those of SegFormer')
+
+
+def _take_any_layout(module: ModuleType) -> None:
+    """What is contiguous already is not copied."""
+    from functools import wraps
+    forward = module.ChannelWiseDivergence.forward
+
+    @wraps(forward)
+    def forward_contiguous(self: Any, preds_S: Any, preds_T: Any) -> Any:
+        return forward(self, preds_S.contiguous(), preds_T.contiguous())
+
+    module.ChannelWiseDivergence.forward = forward_contiguous
 
 
 # --------------------------------------------------------------------------- #

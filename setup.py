@@ -124,7 +124,9 @@ setup(
     package_dir={'': '.'},
     packages=find_packages(include=['mmbckd', 'mmbckd.*']),
     py_modules=['mmbckd_compat'],
-    package_data={'mmbckd': ['.mim/model-index.yml', '.mim/**/*']},
+    package_data={
+        'mmbckd': ['.mim/model-index.yml', '.mim/**/*', 'report/*.html']
+    },
     include_package_data=False,
     zip_safe=False,
     cmdclass={

@@ -28,6 +28,7 @@ UNDECLARED = {
     'pycocotools': '',
     'packaging': '',
     'rich': '',
+    'jinja2': '',
     'joblib': '',  # mmrazor
     'scipy': '',  # mmrazor
     'scikit-learn': '',  # mmrazor

@@ -1,67 +1,409 @@
-"""Every config parses, builds and makes a training step."""
-from pathlib import Path
+"""Every segmentation config parses, builds, trains a step, is evaluated, and
+says truly what it is: its name, its teacher, its model and its entry in the
+metafile.
 
+``-k voc12aug`` and the like run a part of the walk.
+"""
+import gc
+import re
+from functools import cache
+from pathlib import Path
+from typing import Optional
+
+import mmengine.config.utils
+import mmrazor
+import mmseg
 import pytest
 import torch
+from mim.commands.search import convert2df
 from mmengine.config import Config
-from mmrazor.registry import MODELS
+from mmengine.fileio import load
+from mmengine.hooks import Hook
+from mmengine.model.weight_init import PretrainedInit
+from mmengine.runner import Runner
+from modelindex.load_model_index import load as load_model_index
 
-from tests.segmentors import batch
+from tests.data_layouts import write_datasets
 
-ROOT = Path(__file__).parents[1] / 'configs'
-CONFIGS = sorted(p for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(
+    path for folder in ('quickstart', 'mmseg')
+    for path in (ROOT / 'configs' / folder).rglob('*.py'))
+MMSEG = Path(mmseg.__file__).parent / '.mim' / 'configs'
+MMRAZOR = Path(mmrazor.__file__).parent / '.mim' / 'configs'
+
+# What a student has to learn from its teacher, by how the config's name
+# begins.
+TERMS = {
+    'bckd': {'loss_bd', 'loss_cd'},
+    'bckd-bd': {'loss_bd'},
+    'bckd-cd': {'loss_cd'},
+    'bckd-cwd': {'loss_bd', 'loss_cd', 'loss_cwd'},
+    'cwd': {'loss_cwd'}
+}
+# The zoo: teacher and student, and the schedules of the four data sets.
+PAIRS = [('pspnet_r101-d8', 'pspnet_r18-d8'),
+         ('deeplabv3_r101-d8', 'deeplabv3_r18-d8'),
+         ('deeplabv3plus_r101-d8', 'deeplabv3plus_r18-d8'),
+         ('deeplabv3plus_r101-d8', 'mobilenet-v2-d8_deeplabv3plus'),
+         ('fcn_hr48', 'fcn_hr18s'), ('segformer_mit-b4', 'segformer_mit-b0')]
+SCHEDULES = [
+    '4xb4-40k_voc12aug-512x512', '4xb2-80k_cityscapes-512x1024',
+    '4xb4-160k_ade20k-512x512', '4xb4-40k_coco-stuff10k-512x512'
+]
+SEGFORMER_SCHEDULES = [
+    '8xb2-40k_voc12aug-512x512', '8xb1-160k_cityscapes-1024x1024',
+    '8xb2-160k_ade20k-512x512', '8xb2-40k_coco-stuff10k-512x512'
+]
+ZOO_DATASETS = ('voc12aug', 'cityscapes', 'ade20k', 'coco-stuff10k')
+DATASETS = {
+    'voc12aug': ('PascalVOCDataset', 'Pascal VOC 2012 + Aug'),
+    'cityscapes': ('CityscapesDataset', 'Cityscapes'),
+    'ade20k': ('ADE20KDataset', 'ADE20K'),
+    'coco-stuff10k': ('COCOStuffDataset', 'COCO-Stuff 10k'),
+    'camvid': ('CamVidDataset', 'CamVid'),
+    'street-scenes': ('StreetScenesDataset', 'Street Scenes')
+}
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_config_trains(path):
-    """Finite losses, of both terms, whose gradient reaches the stem."""
+def terms(path: Path) -> set:
+    """The distillation losses that the name of a config promises."""
+    return TERMS.get(path.stem.partition('_')[0], set())
+
+
+def each(configs) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize('path', configs, ids=lambda p: p.stem)
+
+
+every_config = each(CONFIGS)
+every_distillation = each([path for path in CONFIGS if terms(path)])
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _metafiles_are_read_once():
+    """mmengine reads all of upstream's anew for every ``mmseg::`` base."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.utils, 'load', cache(load))
+        yield
+
+
+@cache
+def config(path: Path) -> Config:
+    """A config that is only looked at."""
+    return Config.fromfile(path)
+
+
+def file_of(name: str) -> Path:
+    """The file of the config that a config here names."""
+    if '::' in name:
+        assert name.startswith('mmseg::')
+        return MMSEG / name.removeprefix('mmseg::')
+    return Path(name).resolve()
+
+
+metafile = cache(load)
+
+
+def upstream(stem: str) -> Optional[Path]:
+    """MMSegmentation's config of this name."""
+    return next(MMSEG.rglob(f'{stem}.py'), None)
+
+
+def plain(node, dropped: tuple = ()):
+    """A part of a config without the keys ``dropped``, and without the scope
+    that inheriting over packages adds."""
+    if isinstance(node, (list, tuple)):
+        return [plain(child, dropped) for child in node]
+    if not isinstance(node, (dict, Config)):
+        return node
+    return {
+        key: plain(child, dropped)
+        for key, child in node.items() if key not in ('_scope_', *dropped)
+    }
+
+
+# The walk
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp('data_sets')
+    write_datasets(root)
+    # Garbage is collected often below, which is cheap without all that has
+    # been imported.
+    gc.collect()
+    gc.freeze()
+    yield root
+    gc.unfreeze()
+
+
+def smaller(node, factor: int) -> None:
+    """Divide every size of a picture in a part of a config."""
+    children = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, child in children:
+        if key in ('scale', 'crop_size', 'size', 'stride'):
+            node[key] = tuple(side // factor for side in child)
+        elif isinstance(child, (dict, list)):
+            smaller(child, factor)
+
+
+def one_small_step(path: Path, work_dir: Path) -> Config:
+    """A config to run for one iteration on a CPU, with small pictures."""
     cfg = Config.fromfile(path)
-    assert 'mmbckd' in cfg.custom_imports.imports
-    model = dict(cfg.model, data_preprocessor=cfg.data_preprocessor)
-    distils = 'Distill' in model['type']
-    if distils:
-        model['teacher_ckpt'] = None
-    model = MODELS.build(model)
-    model.train()
-    student = model.student if distils else model
-    losses = model(
-        *batch(side=64, num_classes=student.decode_head.num_classes),
-        mode='loss')
-    if path.stem.startswith('bckd'):
-        assert {'distill.loss_bd', 'distill.loss_cd'} <= set(losses)
-    loss, log_vars = model.parse_losses(losses)
-    loss.backward()
-    assert all(torch.isfinite(v).all() for v in log_vars.values())
-    stem = student.backbone.stem[0].weight.grad
-    assert torch.isfinite(stem).all() and stem.abs().sum() > 0
+    parts = [
+        cfg.model, cfg.data_preprocessor, cfg.train_dataloader,
+        cfg.val_dataloader
+    ]
+    smaller(parts, factor=min(cfg.data_preprocessor.size) // 64)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.batch_size = min(loader.batch_size, 2)
+    if terms(path):
+        cfg.model.teacher_ckpt = None
+    cfg.train_cfg.update(max_iters=1, val_interval=1)
+    cfg.default_hooks.checkpoint.save_last = False
+    cfg.log_level = 'ERROR'
+    cfg.work_dir = str(work_dir)
+    return cfg
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_config_keeps_the_plain_student_and_checks_its_data(path):
-    hooks = {h['type'] for h in Config.fromfile(path).custom_hooks}
-    assert {'StudentCheckpointHook', 'DataCheckHook'} <= hooks
+class Witness(Hook):
+    """Sees the losses of a run, what they reach, and the metrics."""
 
+    def before_train(self, runner: Runner) -> None:
+        self.model = runner.model
+        student = getattr(runner.model, 'architecture', runner.model)
+        self.stem = next(student.backbone.parameters())
+        self._parse_losses = runner.model.parse_losses
+        runner.model.parse_losses = self.parse_losses
+        runner.optim_wrapper.optimizer.register_step_pre_hook(self.step)
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_config_reports_boundaries_and_connectivity(path):
-    cfg = Config.fromfile(path)
-    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        assert {'IoUMetric', 'BoundaryIoUMetric', 'ConnectivityMetric'} == {
-            metric['type']
-            for metric in evaluator
+    def parse_losses(self, losses: dict) -> tuple:
+        self.distilled = {
+            name.partition('.')[2]: loss
+            for name, loss in losses.items() if name.startswith('distill.')
         }
+        self.reached = {
+            name: torch.autograd.grad(loss, self.stem, retain_graph=True)[0]
+            for name, loss in self.distilled.items()
+        }
+        loss, self.log = self._parse_losses(losses)
+        return loss, self.log
+
+    def step(self, *_) -> None:
+        gradients = {
+            name: parameter.grad
+            for name, parameter in self.model.named_parameters()
+        }
+        self.learnt = {
+            name
+            for name, grad in gradients.items() if grad is not None
+        }
+        self.finite = all(
+            gradients[name].isfinite().all() for name in self.learnt)
+        self.reached['sum'] = self.stem.grad.clone()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
+        self.metrics = metrics
 
 
-def test_cityscapes_teacher_is_the_one_upstream_publishes():
-    """Checkpoint and config of the teacher, against mmseg's metafile."""
-    import mmseg
-    from mmengine.fileio import load
-    name = 'pspnet_r101-d8_4xb2-80k_cityscapes-512x1024'
-    path, = ROOT.rglob('bckd_pspnet_r101-d8_pspnet_r18-d8*cityscapes*.py')
-    cfg = Config.fromfile(path)
-    mim = Path(mmseg.__file__).parent / '.mim' / 'configs' / 'pspnet'
-    entry, = (m for m in load(mim / 'metafile.yaml')['Models']
-              if m['Name'] == name)
-    assert cfg.model.teacher_ckpt == entry['Weights']
-    assert cfg.model.teacher == f'mmseg::pspnet/{name}.py'
-    assert cfg.train_cfg.max_iters == 80000
+@every_config
+def test_config_trains_and_is_evaluated(path, data, tmp_path, monkeypatch):
+    """One iteration of the real runner on data in the real layout.
+
+    Nothing of the config is changed but the size of the pictures and of the
+    batch, the number of iterations, the processes that load data, and that
+    no weights are downloaded.
+    """
+    monkeypatch.chdir(data)
+    for name in ('MMBCKD_CAMVID', 'MMBCKD_STREET_SCENES'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
+    # What is only printed and takes half of the time.
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
+    monkeypatch.setattr('mmengine.config.config.FormatCode',
+                        lambda text, **_: (text, False))
+
+    witness = Witness()
+    runner = Runner.from_cfg(one_small_step(path, tmp_path))
+    runner.register_hook(witness)
+    runner.train()
+
+    assert all(value.isfinite() for value in witness.log.values())
+    assert set(witness.distilled) == terms(path)
+    assert all(loss > 0 for loss in witness.distilled.values())
+    for name, gradient in witness.reached.items():
+        assert gradient.isfinite().all() and gradient.any(), name
+    # All of the student and of the boundary head, nothing of the teacher.
+    assert witness.finite
+    assert witness.learnt == {
+        name
+        for name, _ in witness.model.named_parameters()
+        if not name.startswith('teacher.')
+    }
+    assert {'aAcc', 'mIoU', 'mBIoU', 'bF1', 'b0_err'} <= set(witness.metrics)
+
+
+# What configs say
+
+
+@every_config
+def test_config_has_the_hooks_and_metrics_of_all(path):
+    cfg = config(path)
+    assert 'mmbckd' in cfg.custom_imports.imports
+    assert {'DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook'} <= {
+        hook['type']
+        for hook in cfg.custom_hooks
+    }
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        assert [metric['type'] for metric in evaluator] == [
+            'IoUMetric', 'BoundaryIoUMetric', 'ConnectivityMetric'
+        ]
+
+
+@every_config
+def test_name_says_batch_schedule_data_and_crop(path):
+    cfg = config(path)
+    batch, iters, kilo, name, height, width = re.fullmatch(
+        r'.*_\dxb(\d+)-([\d.]+)(k?)_([\w-]+)-(\d+)x(\d+)', path.stem).groups()
+    assert cfg.train_dataloader.batch_size == int(batch)
+    iters = int(float(iters) * (1000 if kilo else 1))
+    assert cfg.train_cfg.max_iters == iters == cfg.param_scheduler[-1]['end']
+    crop = (int(height), int(width))
+    assert tuple(cfg.data_preprocessor.size) == crop
+    train = cfg.train_dataloader.dataset
+    for dataset in (*train.get('datasets', [train]),
+                    cfg.val_dataloader.dataset, cfg.test_dataloader.dataset):
+        assert dataset.type == DATASETS[name][0]
+        for transform in dataset.pipeline:
+            if transform['type'] == 'RandomCrop':
+                assert tuple(transform['crop_size']) == crop
+
+
+@every_distillation
+def test_teacher_is_the_one_of_its_checkpoint_and_fits_the_student(path):
+    cfg = config(path)
+    file = file_of(cfg.model.teacher)
+    teacher, checkpoint = config(file), cfg.model.teacher_ckpt
+    iters = teacher.train_cfg.max_iters
+    if MMSEG in file.parents:
+        name = f'configs/{file.relative_to(MMSEG)}'
+        assert checkpoint in [
+            entry['Weights']
+            for entry in metafile(file.with_name('metafile.yaml'))['Models']
+            if entry['Config'] == name
+        ]
+        # Upstream lists the weights of two schedules under one config.
+        assert f'_{iters // 1000}k_' in Path(checkpoint).name
+    elif checkpoint.startswith('work_dirs'):
+        assert checkpoint == f'work_dirs/{file.stem}/iter_{iters}.pth'
+    else:
+        assert Path(checkpoint) == file.with_suffix('.pth')
+        assert Path(checkpoint).is_file()
+
+    for key in ('mean', 'std', 'bgr_to_rgb'):
+        assert teacher.data_preprocessor[key] == cfg.data_preprocessor[key]
+    assert (teacher.model.decode_head.num_classes ==
+            cfg.model.architecture.decode_head.num_classes)
+    assert (teacher.val_dataloader.dataset.type ==
+            cfg.val_dataloader.dataset.type)
+
+
+@each([
+    path for path in CONFIGS if not terms(path)
+    and any(f'_{name}-' in path.stem for name in ZOO_DATASETS)
+])
+def test_derived_config_is_upstreams_model_on_upstreams_data(path):
+    assert upstream(path.stem) is None, 'upstream has it: use that one'
+    assert path.read_text().startswith('# Derived: upstream has ')
+    cfg = config(path)
+    name, schedule = re.split(r'_(?=\dxb)', path.stem)
+
+    same_model = list(MMSEG.rglob(f'{name}_?xb?-[0-9]*_cityscapes-*x1024.py'))
+    assert same_model
+    for other in map(config, same_model):
+        for key, dropped in (('model', ('num_classes', 'size', 'test_cfg')),
+                             ('optim_wrapper', ()), ('param_scheduler',
+                                                     ('end', ))):
+            assert plain(cfg[key], dropped) == plain(other[key], dropped), key
+
+    same_data = config(
+        MMSEG / f'pspnet/pspnet_r50-d8_{schedule.replace("8xb2", "4xb4")}.py')
+    for key in ('train_dataloader', 'val_dataloader'):
+        assert plain(cfg[key].dataset) == plain(same_data[key].dataset)
+    assert plain(cfg.train_cfg) == plain(same_data.train_cfg)
+    for head in ('decode_head', 'auxiliary_head'):
+        if head in cfg.model:
+            assert (cfg.model[head].num_classes ==
+                    same_data.model[head].num_classes)
+
+
+@every_distillation
+def test_configs_of_a_row_differ_in_their_distiller_only(path):
+    row = path.stem.partition('_')[2]
+    assert (plain(config(path), ('distiller', )) == plain(
+        config(path.with_name(f'bckd_{row}.py')), ('distiller', )))
+
+
+@pytest.mark.parametrize('teacher, student', PAIRS, ids='-'.join)
+def test_every_row_of_the_zoo_is_there(teacher, student):
+    here = {path.stem for path in CONFIGS}
+    razor = {path.stem for path in MMRAZOR.rglob('cwd_*.py')}
+    for schedule in (SEGFORMER_SCHEDULES
+                     if 'segformer' in teacher else SCHEDULES):
+        row = f'{teacher}_{student}_{schedule}'
+        assert {f'bckd_{row}', f'bckd-cwd_{row}'} <= here
+        assert f'cwd_{row}' in here or f'cwd_logits_{row}' in razor
+        for alone in (teacher, student):
+            name = f'{alone}_{schedule}'
+            assert (name in here) != (upstream(name) is not None)
+        if 'pspnet' in student:
+            assert {f'bckd-bd_{row}', f'bckd-cd_{row}'} <= here
+
+
+# Metafiles and the page about them
+
+
+def test_mim_finds_every_config_where_it_lies():
+    index = load_model_index(str(ROOT / 'mmbckd/.mim/model-index.yml'))
+    index.check(silent=False)
+    found = dict(convert2df(index)['config'])
+    assert {
+        name: file
+        for name, file in found.items()
+        if file.startswith(('configs/quickstart/', 'configs/mmseg/'))
+    } == {path.stem: str(path.relative_to(ROOT)) for path in CONFIGS}
+
+
+@every_config
+def test_metafile_names_collection_data_teacher_and_student(path):
+    entry, = (model
+              for model in metafile(path.with_name('metafile.yml'))['Models']
+              if model['Name'] == path.stem)
+    said = entry['Metadata']
+    assert said['Training Data'] == next(
+        title for name, (_, title) in DATASETS.items()
+        if f'_{name}-' in path.stem)
+    if not terms(path):
+        assert entry['In Collection'] not in ('BCKD', 'CWD')
+        return
+    kind, _, row = path.stem.partition('_')
+    assert entry['In Collection'] == kind.partition('-')[0].upper()
+    cfg = config(path)
+    assert said['Teacher'] == file_of(cfg.model.teacher).stem
+    assert row.endswith(said['Student'])
+    local = path.with_name(f'{said["Student"]}.py')
+    alone = config(local if local.exists() else upstream(said['Student']))
+    assert plain(cfg.model.architecture) == plain(alone.model)
+    for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler'):
+        assert plain(cfg[key]) == plain(alone[key])
+
+
+def test_page_names_every_folder_and_every_teacher_to_train():
+    page = (ROOT / 'configs/mmseg/README.md').read_text()
+    for path in (ROOT / 'configs/mmseg').rglob('*.py'):
+        assert f']({path.parent.name})' in page
+        model = config(path).model
+        if model.get('teacher_ckpt', '').startswith('work_dirs'):
+            assert str(file_of(model.teacher).relative_to(
+                ROOT / 'configs/mmseg')) in page

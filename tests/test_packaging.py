@@ -65,7 +65,8 @@ def listed(wheel: Path) -> set:
 def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
     files = listed(wheel)
     assert {'mmbckd_compat.py', 'mmbckd_compat.pth', 'mmbckd/__main__.py',
-            'mmbckd/functional/__init__.py', 'mmbckd/.mim/model-index.yml',
+            'mmbckd/functional/__init__.py', 'mmbckd/report/report.html',
+            'mmbckd/.mim/model-index.yml',
             'mmbckd/.mim/tools/train.py', 'mmbckd/.mim/tools/test.py',
             'mmbckd/.mim/configs/extra/teacher.pth'} <= files
     shipped = {path.relative_to(source).as_posix()

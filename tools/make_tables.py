@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Callable, Dict, List
 
+from mmbckd.report.runs import read_log
+from mmbckd.report.tables import lower_is_better
+
 ROOT = Path(__file__).resolve().parents[1]
 CAMVID = {
     'teacher': 'fpn_r50_1xb8-1.5k_camvid-160x240',
@@ -20,23 +23,23 @@ CAMVID = {
 }
 
 
+METRICS = ('mIoU', 'mBIoU', 'bF1', 'b0_err', 'b1_err', 'whole_regions',
+           'stray_fragments')
+
+
 def markdown(rows: Dict[str, dict]) -> List[str]:
-    """A Markdown table of metrics by row; what is missing is not run."""
-    keys = list(dict.fromkeys(k for row in rows.values() for k in row))
-    lines = [f'| | {" | ".join(keys)} |', f'|---|{"---:|" * len(keys)}']
+    """A Markdown table of METRICS by row; what is missing is not run."""
+    heads = (f'{k} {"↓" if lower_is_better(k) else "↑"}' for k in METRICS)
+    lines = [f'| | {" | ".join(heads)} |', f'|---|{"---:|" * len(METRICS)}']
     for title, row in rows.items():
-        cells = (f'{row[k]:.2f}' if k in row else 'not run' for k in keys)
+        cells = (f'{row[k]:.2f}' if k in row else 'not run' for k in METRICS)
         lines.append(f'| {title} | {" | ".join(cells)} |')
     return lines
 
 
 def last_metrics(log: Path) -> dict:
     """The metrics of the last validation in mmengine's JSON log."""
-    if not log.exists():
-        return {}
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    metrics = [line for line in lines if 'mIoU' in line][-1]
-    return {k: metrics[k] for k in ('mIoU', 'mAcc', 'aAcc')}
+    return read_log([log]).metrics if log.exists() else {}
 
 
 def quickstart() -> List[str]:

@@ -1,8 +1,8 @@
 """Distil a small student on generated street scenes, and compare.
 
 Trains the student alone and with boundary and context distillation (same
-seed, same budget), evaluates both and the shipped teacher, and writes a table
-and a picture.
+seed, same budget), evaluates both and the shipped teacher, and writes a table,
+a picture and a page that compares the three.
 """
 import argparse
 import json
@@ -31,6 +31,8 @@ from rich.table import Table  # noqa: E402
 
 from mmbckd.datasets.street_scenes_generator import (  # noqa: E402
     CLASSES, PALETTE, write_dataset)
+from mmbckd.report import write_report  # noqa: E402
+from mmbckd.report.tables import lower_is_better  # noqa: E402
 
 CONFIGS = osp.join(
     osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs', 'quickstart')
@@ -154,14 +156,17 @@ def main() -> None:
 
     table = Table(title=f'{NUM_VAL} validation images', box=None)
     table.add_column('')
-    keys = list(metrics['teacher'])
-    for key in keys:
-        table.add_column(key, justify='right')
-    for title, values in metrics.items():
-        table.add_row(title, *(f'{values[k]:.2f}' for k in keys))
-    console = Console()
-    console.print(table)
-    print(f'\nThe picture is {picture}; the table is in '
+    for title in metrics:
+        table.add_column(title, justify='right')
+    for key in metrics['teacher']:
+        table.add_row(f'{key} {"↓" if lower_is_better(key) else "↑"}',
+                      *(f'{values[key]:.2f}' for values in metrics.values()))
+    Console().print(table)
+    page = write_report([alone, distilled,
+                         osp.join(CONFIGS, f'{TEACHER}.py')],
+                        osp.join(args.work_dir, 'report.html'),
+                        names=['student', 'student + BCKD', 'teacher'])
+    print(f'\nThe page to open is {page}, the picture {picture}, the table '
           f'{osp.join(args.work_dir, "quickstart.json")}; '
           f'{(time.time() - start) / 60:.1f} minutes.\n\n{NEXT}')
 

@@ -1,7 +1,8 @@
-_base_ = ['./fpn_r18-w8_1xb8-600_street-scenes-128x256.py']
+_base_ = [
+    './fpn_r18-w8_1xb8-600_street-scenes-128x256.py',
+    '../_base_/seg_distillers.py'
+]
 
-# What the classifier sees.
-feature = dict(type='ModuleInputs', source='decode_head.conv_seg')
 model = dict(
     _delete_=True,
     type='mmrazor.FrozenTeacherDistill',
@@ -10,9 +11,8 @@ model = dict(
     teacher_ckpt=  # noqa: E251
     '{{fileDirname}}/fpn_r18-w16_1xb8-3k_street-scenes-128x256.pth',
     distiller=dict(
-        type='BCKDDistiller',
-        boundary=dict(
-            student='backbone',
-            teacher='decode_head.conv_seg',
-            loss_weight=0.5),
-        context=dict(student=feature, teacher=feature, max_tokens=512)))
+        _base_.bckd,
+        context=dict(
+            student={{_base_.feature}},
+            teacher={{_base_.feature}},
+            max_tokens=512)))

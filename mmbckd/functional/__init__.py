@@ -2,13 +2,16 @@
 
 The losses take tensors, the metrics take NumPy arrays.
 """
-from .affinity import boundary_affinity_loss, pair_displacements
-from .boundary import boundary_counts, boundary_scores
-from .connectivity import connectivity_counts, connectivity_scores
-from .relation import relation_kl
+from .affinity import (affinity_edges, boundary_affinity_loss,
+                       pair_displacements)
+from .boundary import boundary_counts, boundary_errors, boundary_scores
+from .connectivity import (broken_regions, connectivity_counts,
+                           connectivity_scores)
+from .relation import relation_kl, relation_rows
 
 __all__ = [
-    'boundary_affinity_loss', 'boundary_counts', 'boundary_scores',
+    'affinity_edges', 'boundary_affinity_loss', 'boundary_counts',
+    'boundary_errors', 'boundary_scores', 'broken_regions',
     'connectivity_counts', 'connectivity_scores', 'pair_displacements',
-    'relation_kl'
+    'relation_kl', 'relation_rows'
 ]

@@ -135,6 +135,74 @@ def boundary_affinity_loss(boundary_logits: Tensor,
         >>> print(f'{loss.item():.4f}')  # both terms are log 2
         1.3863
     """
+    z, displacements, weights = _pairs(boundary_logits, teacher, source,
+                                       radius, tau, ignore_index)
+    with torch.autocast(z.device.type, enabled=False):
+        with_grad = torch.is_grad_enabled() and z.requires_grad
+        return _BalancedPairLoss.apply(z, displacements, weights, with_grad)
+
+
+def affinity_edges(boundary_logits: Tensor,
+                   teacher: Tensor | Sequence[Tensor],
+                   *,
+                   source: str = 'semantic',
+                   radius: float = 5.0,
+                   tau: float = 1.0,
+                   ignore_index: int = 255) -> Tensor:
+    r"""The teacher's affinities as a map of edges, to be looked at.
+
+    .. math::
+        E_i = 1 - \min_{|x_j - x_i| = 1} A_{ij}
+
+    with the affinities of :func:`boundary_affinity_loss`, whose arguments
+    these are. Pairs that touch an ignored pixel are left out; a pixel without
+    any other has no edge, 0.
+
+    Args:
+        boundary_logits (Tensor): Student's boundary logits, of which only
+            the resolution and the dtype are of account.
+        teacher (Tensor | Sequence[Tensor]): What ``source`` asks for.
+        source (str): ``'semantic'``, ``'feature'`` or ``'label'``. Defaults
+            to ``'semantic'``.
+        radius (float): Distance of the pairs that ``'feature'`` takes its
+            mean over. Defaults to 5.0.
+        tau (float): Temperature of ``'semantic'``. Defaults to 1.0.
+        ignore_index (int): Label that ``'label'`` ignores. Defaults to 255.
+
+    Returns:
+        Tensor: The edges, from 0 to 1, without gradient.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If a shape, ``source``, ``radius`` or ``tau`` is invalid.
+
+    Shape:
+        - boundary_logits: (N, 1, H, W)
+        - teacher: see :func:`boundary_affinity_loss`
+        - output: (N, 1, H, W)
+
+    Example:
+        >>> import torch
+        >>> labels = torch.tensor([[[0, 0, 1, 1]]])
+        >>> affinity_edges(torch.zeros(1, 1, 1, 4), labels, source='label')
+        tensor([[[[0., 1., 1., 0.]]]])
+    """
+    z, _, weights = _pairs(boundary_logits, teacher, source, radius, tau,
+                           ignore_index)
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        edges = torch.zeros_like(z)
+        for displacement in pair_displacements(1.1):
+            _, apart = weights(displacement)
+            for end in _pair_ends(edges, displacement):
+                torch.maximum(end, apart, out=end)
+        return edges[:, None]
+
+
+def _pairs(
+        boundary_logits: Tensor, teacher: Tensor | Sequence[Tensor],
+        source: str, radius: float, tau: float,
+        ignore_index: int) -> tuple[Tensor, list[Displacement], PairWeights]:
+    """z (N, H, W), the displacements that fit into it, and the weights."""
     displacements = pair_displacements(radius)
     check_map('boundary_logits', boundary_logits)
     if boundary_logits.shape[1] != 1:
@@ -145,21 +213,19 @@ def boundary_affinity_loss(boundary_logits: Tensor,
     size = boundary_logits.shape[-2:]
     displacements = [(dy, dx) for dy, dx in displacements
                      if dy < size[0] and abs(dx) < size[1]]
-    with torch.autocast(boundary_logits.device.type, enabled=False):
-        z = boundary_logits[:, 0]
-        z = z.to(torch.promote_types(z.dtype, torch.float32))
-        with torch.no_grad():
-            if source == 'semantic':
-                weights = _semantic_weights(teacher, z, tau)
-            elif source == 'feature':
-                weights = _feature_weights(teacher, z, displacements)
-            elif source == 'label':
-                weights = _label_weights(teacher, z, ignore_index)
-            else:
-                raise ValueError(
-                    f'source must be one of {SOURCES}, but got {source!r}')
-        with_grad = torch.is_grad_enabled() and z.requires_grad
-        return _BalancedPairLoss.apply(z, displacements, weights, with_grad)
+    z = boundary_logits[:, 0]
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        if source == 'semantic':
+            weights = _semantic_weights(teacher, z, tau)
+        elif source == 'feature':
+            weights = _feature_weights(teacher, z, displacements)
+        elif source == 'label':
+            weights = _label_weights(teacher, z, ignore_index)
+        else:
+            raise ValueError(
+                f'source must be one of {SOURCES}, but got {source!r}')
+    return z, displacements, weights
 
 
 # ------------------------------------------------------------ teacher side

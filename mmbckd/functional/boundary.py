@@ -42,6 +42,19 @@ class BoundaryScores(NamedTuple):
     f1: ndarray
 
 
+class BoundaryErrors(NamedTuple):
+    """Where a segmentation and the truth draw boundaries differently.
+
+    Attributes:
+        missed (ndarray): True contour pixels that were not found, bool,
+            (H, W).
+        spurious (ndarray): Predicted contour pixels where there is nothing
+            to find, bool, (H, W).
+    """
+    missed: ndarray
+    spurious: ndarray
+
+
 def boundary_width(height: int, width: int, ratio: float = 0.02) -> int:
     """Width d of the boundary region for Boundary IoU.
 
@@ -298,6 +311,61 @@ def boundary_scores(counts: BoundaryCounts) -> BoundaryScores:
         where=total > 0)
     f1[all_p + all_t == 0] = np.nan
     return BoundaryScores(biou, trimap_iou, f1)
+
+
+def boundary_errors(prediction: ndarray,
+                    truth: ndarray,
+                    num_classes: int,
+                    *,
+                    tolerance: float = 2.0,
+                    ignore_index: int = 255) -> BoundaryErrors:
+    """Mark the contour pixels that the boundary F-score counts as wrong.
+
+    A pixel is *missed* if it is one of the :func:`contour_pixels` of a true
+    class and no predicted contour pixel of that class is within
+    ``tolerance``; *spurious* the other way round. It can be both, for two
+    classes. Pixels that the truth ignores are taken out of both maps first.
+
+    Args:
+        prediction (ndarray): Predicted class of every pixel, integers.
+        truth (ndarray): True class of every pixel, or ``ignore_index``.
+        num_classes (int): Number of classes C.
+        tolerance (float): Euclidean distance in pixels, at least 1. Defaults
+            to 2.0.
+        ignore_index (int): Label of ignored pixels. Defaults to 255.
+
+    Returns:
+        BoundaryErrors: The missed and the spurious pixels of all classes.
+
+    Raises:
+        TypeError: If a map is no array of integers.
+        ValueError: If a shape, a label or ``tolerance`` is invalid.
+
+    Shape:
+        - prediction, truth: (H, W)
+        - output: (H, W), (H, W)
+
+    Example:
+        >>> truth = np.array([[0, 0, 1, 1, 1, 1, 1, 1]])
+        >>> prediction = np.array([[0, 0, 0, 0, 0, 0, 1, 1]])
+        >>> missed, spurious = boundary_errors(prediction, truth, 2)
+        >>> missed.astype(int)
+        array([[0, 1, 1, 0, 0, 0, 0, 0]])
+        >>> spurious.astype(int)
+        array([[0, 0, 0, 0, 0, 1, 1, 0]])
+    """
+    prediction, truth, valid = check_label_maps(prediction, truth, num_classes,
+                                                ignore_index)
+    disk = _disk(tolerance)
+    errors = BoundaryErrors(
+        np.zeros(truth.shape, bool), np.zeros(truth.shape, bool))
+    for _, predicted, true, window in class_masks(prediction, truth,
+                                                  num_classes):
+        p = contour_pixels(predicted, valid[window])
+        t = contour_pixels(true, valid[window])
+        errors.missed[window] |= t > cv2.dilate(p, disk)
+        errors.spurious[window] |= p > cv2.dilate(t, disk)
+    return errors
 
 
 def _disk(radius: float) -> ndarray:

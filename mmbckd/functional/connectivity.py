@@ -147,29 +147,98 @@ def connectivity_counts(prediction: ndarray,
         >>> counts.pred_regions[1], counts.whole[1]
         (np.int64(2), np.int64(0))
     """
-    if min_area < 0:
-        raise ValueError('min_area must be a number of pixels, 0 or more, but '
-                         f'got {min_area}; pass 0 to keep everything')
+    _check_min_area(min_area)
     prediction, truth, _ = check_label_maps(prediction, truth, num_classes,
                                             ignore_index)
     counts = np.zeros((len(ConnectivityCounts._fields), num_classes), np.int64)
     for c, predicted, true, _ in class_masks(prediction, truth, num_classes):
-        p, p_areas, p_holes = label_regions(predicted, min_area)
-        t, t_areas, t_holes = label_regions(true, min_area)
-        both = (predicted & true).view(bool)
-        if min_area > 1:  # some of it may have been erased
-            both &= (p > 0) & (t > 0)
-        t, p = t[both] - 1, p[both] - 1
-        # Pixels that each pair of a true and a predicted region shares.
-        shared = sparse.coo_array((np.ones(len(t), np.int64), (t, p)),
-                                  shape=(len(t_areas), len(p_areas))).tocsr()
-        pieces = np.diff(shared.indptr)
-        covered = np.bincount(t, minlength=len(t_areas))
-        whole = (pieces == 1) & (2 * covered >= t_areas)
-        touching = np.unique(shared.indices)
-        counts[:, c] = (len(t_areas), len(p_areas), t_holes, p_holes,
-                        whole.sum(), len(p_areas) - len(touching))
+        p, t, whole, num_touching = _compare_regions(predicted, true, min_area)
+        counts[:, c] = (len(t.areas), len(p.areas), t.holes, p.holes,
+                        whole.sum(), len(p.areas) - num_touching)
     return ConnectivityCounts(*counts)
+
+
+def broken_regions(prediction: ndarray,
+                   truth: ndarray,
+                   num_classes: int,
+                   *,
+                   min_area: int = 0,
+                   ignore_index: int = 255) -> ndarray:
+    """Mark the true regions that did not come back in one piece.
+
+    They are those that are not *whole* in the sense of
+    :func:`connectivity_counts`: broken up, found by less than half, or not
+    found at all.
+
+    Args:
+        prediction (ndarray): Predicted class of every pixel, integers.
+        truth (ndarray): True class of every pixel, or ``ignore_index``.
+        num_classes (int): Number of classes C.
+        min_area (int): Regions of fewer pixels, of truth and prediction, are
+            erased first. Defaults to 0.
+        ignore_index (int): Label of ignored pixels. Defaults to 255.
+
+    Returns:
+        ndarray: All pixels of these regions, of any class, bool.
+
+    Raises:
+        TypeError: If a map is no array of integers.
+        ValueError: If a shape, a label or ``min_area`` is invalid.
+
+    Shape:
+        - prediction, truth: (H, W)
+        - output: (H, W)
+
+    Example:
+        >>> truth = np.array([[1, 1, 1, 1, 1, 0]])
+        >>> prediction = np.array([[1, 1, 0, 1, 1, 0]])  # broken in two
+        >>> broken_regions(prediction, truth, 2).astype(int)
+        array([[1, 1, 1, 1, 1, 0]])
+    """
+    _check_min_area(min_area)
+    prediction, truth, _ = check_label_maps(prediction, truth, num_classes,
+                                            ignore_index)
+    broken = np.zeros(truth.shape, bool)
+    for _, predicted, true, window in class_masks(prediction, truth,
+                                                  num_classes):
+        _, t, whole, _ = _compare_regions(predicted, true, min_area)
+        broken[window] |= np.append(False, ~whole)[t.labels]
+    return broken
+
+
+class _Regions(NamedTuple):
+    """What :func:`label_regions` returns."""
+    labels: ndarray
+    areas: ndarray
+    holes: int
+
+
+def _compare_regions(predicted: ndarray, true: ndarray,
+                     min_area: int) -> tuple[_Regions, _Regions, ndarray, int]:
+    """Regions of the masks of a class, and how those of the two meet.
+
+    Returns the predicted regions, the true ones, which of the true ones are
+    whole, and how many of the predicted ones touch a true one.
+    """
+    p = _Regions(*label_regions(predicted, min_area))
+    t = _Regions(*label_regions(true, min_area))
+    both = (predicted & true).view(bool)
+    if min_area > 1:  # some of it may have been erased
+        both &= (p.labels > 0) & (t.labels > 0)
+    t_of, p_of = t.labels[both] - 1, p.labels[both] - 1
+    # Pixels that each pair of a true and a predicted region shares.
+    shared = sparse.coo_array((np.ones(len(t_of), np.int64), (t_of, p_of)),
+                              shape=(len(t.areas), len(p.areas))).tocsr()
+    pieces = np.diff(shared.indptr)
+    covered = np.bincount(t_of, minlength=len(t.areas))
+    whole = (pieces == 1) & (2 * covered >= t.areas)
+    return p, t, whole, len(np.unique(shared.indices))
+
+
+def _check_min_area(min_area: int) -> None:
+    if min_area < 0:
+        raise ValueError('min_area must be a number of pixels, 0 or more, but '
+                         f'got {min_area}; pass 0 to keep everything')
 
 
 def connectivity_scores(

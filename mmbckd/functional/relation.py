@@ -1,6 +1,11 @@
 """Context distillation: the relation of every pixel to every other."""
 from __future__ import annotations
 
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,12 +13,19 @@ from torch.autograd.function import once_differentiable
 
 from .checks import check_map
 
-# Elements of a block of relation rows, 4 MiB in float32, of which three are
-# held. Larger blocks are hardly faster.
-_BLOCK_ELEMENTS = 2**20
-# A logit that leaves its pixel out: exp gives 0 next to any other logit, and
+# Pixels at a side of the tiles that the relations are computed in. On a CPU
+# the few tiles that are held stay in the cache; a GPU wants large products.
+_CPU_TILE = 512
+_GPU_TILE = 2048
+# A logit that leaves its pixel out: exp2 gives 0 next to any other logit, and
 # the difference of two such is 0 (that of two infinities were NaN).
 _EXCLUDED = -1e30
+# Sums of up to 2**26 powers of two within +- this stay normal in float32.
+_MAX_EXPONENT = 100
+_LN2 = math.log(2)
+_HAS_ONEDNN = (
+    torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, '_linear_pointwise'))  # not a public name
 
 
 def relation_kl(student: Tensor,
@@ -31,7 +43,10 @@ def relation_kl(student: Tensor,
         \qquad \hat f_i = f_i / |f_i|
 
     A zero vector stays zero and takes no gradient. The relations are
-    computed exactly, but only ``block_size`` rows of them exist at a time.
+    computed exactly, but only a tile of ``block_size`` rows and columns of
+    them exists at a time. An NVIDIA GPU of compute capability 8.0 or more
+    runs fused kernels where Triton is installed; these use TF32 if PyTorch's
+    matrix products may, or if both features are of 16 bits.
     If H x W differ, the map with more pixels is resized to the other by
     ``F.interpolate(mode='bilinear', align_corners=False)``, without
     antialiasing. The loss is computed in float32, also under autocast, or in
@@ -47,9 +62,10 @@ def relation_kl(student: Tensor,
             itself out of both softmaxes. Defaults to False.
         center (bool): Whether to subtract each image's mean feature first.
             Defaults to False.
-        block_size (int, optional): Rows of a relation held at once; the
-            result does not depend on it. None chooses it by the number of
-            pixels. Defaults to None.
+        block_size (int, optional): Rows and columns of the tiles that the
+            relations are computed in; the result does not depend on it. None
+            chooses it by the device. The fused kernels choose their own.
+            Defaults to None.
 
     Returns:
         Tensor: The loss, a scalar.
@@ -80,19 +96,84 @@ def relation_kl(student: Tensor,
     """
     _check_arguments(student, teacher, tau, block_size)
     with torch.autocast(student.device.type, enabled=False):
-        student = student.to(torch.promote_types(student.dtype,
-                                                 torch.float32))
-        teacher = teacher.detach().to(student.dtype)
-        student, teacher = _to_same_size(student, teacher)
-        f_s = _unit_features(student, center)
-        f_t = _unit_features(teacher, center)
-        with_grad = torch.is_grad_enabled() and f_s.requires_grad
-        return _RelationKL.apply(f_s, f_t, tau, exclude_self, block_size,
-                                 with_grad)
+        tf32 = _may_use_tf32(student, teacher)
+        student, teacher = _comparable(student, teacher)
+        f_s = _scaled_features(student, tau, center)
+        f_t = _scaled_features(teacher, tau, center)
+        return _RelationKL.apply(f_s, f_t, tau, exclude_self, block_size, tf32)
 
 
-def _to_same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Resize the map with more pixels to the other one."""
+def relation_rows(student: Tensor,
+                  teacher: Tensor,
+                  points: Sequence[tuple[float, float]],
+                  *,
+                  tau: float = 0.1,
+                  exclude_self: bool = False,
+                  center: bool = False) -> tuple[Tensor, Tensor]:
+    r"""Rows of the relations that :func:`relation_kl` compares.
+
+    Row :math:`R_i`, laid out as a map, says how much the pixel at a point
+    relates to every pixel.
+
+    Args:
+        student (Tensor): Student's features.
+        teacher (Tensor): Teacher's features.
+        points (Sequence[tuple[float, float]]): Where the pixels are, ``(y,
+            x)`` as shares of height and width, from 0 to below 1.
+        tau (float): Temperature of the relations. Defaults to 0.1.
+        exclude_self (bool): Whether to leave the relation of a pixel to
+            itself out of the softmax. Defaults to False.
+        center (bool): Whether to subtract each image's mean feature first.
+            Defaults to False.
+
+    Returns:
+        tuple[Tensor, Tensor]: The student's and the teacher's rows, without
+        gradient, at the size of the smaller map; each row sums to 1.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If a shape, a point or ``tau`` is invalid.
+
+    Shape:
+        - student: (N, C_S, H_S, W_S)
+        - teacher: (N, C_T, H_T, W_T)
+        - points: (Q, 2)
+        - output: (N, Q, H, W), (N, Q, H, W)
+
+    Example:
+        >>> import torch
+        >>> student = torch.randn(2, 32, 8, 16)
+        >>> teacher = torch.randn(2, 64, 16, 32)
+        >>> rows_s, rows_t = relation_rows(student, teacher, [(0.5, 0.5)])
+        >>> rows_s.shape, rows_t.shape
+        (torch.Size([2, 1, 8, 16]), torch.Size([2, 1, 8, 16]))
+    """
+    _check_arguments(student, teacher, tau, block_size=None)
+    places = torch.tensor(points, dtype=torch.float64)
+    if places.shape[1:] != (2, ) or not ((places >= 0) & (places < 1)).all():
+        raise ValueError('points must be shares (y, x) of height and width, '
+                         f'from 0 to below 1, but got {points}; pass e.g. '
+                         '[(0.5, 0.5)] for the centre')
+    with torch.no_grad(), \
+            torch.autocast(student.device.type, enabled=False):
+        student, teacher = _comparable(student, teacher)
+        height, width = student.shape[-2:]
+        y, x = (places * places.new_tensor([height, width])).long().T
+        pixels = (y * width + x).tolist()
+        rows = []
+        for features in (student, teacher):
+            f = _scaled_features(features, tau, center)
+            logits = f[:, pixels] @ f.mT * _LN2
+            if exclude_self:
+                logits[:, range(len(pixels)), pixels] = _EXCLUDED
+            rows.append(logits.softmax(dim=2).unflatten(2, (height, width)))
+        return rows[0], rows[1]
+
+
+def _comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one precision; the map with more pixels resized to the other."""
+    student = student.to(torch.promote_types(student.dtype, torch.float32))
+    teacher = teacher.detach().to(student.dtype)
     size_s, size_t = student.shape[-2:], teacher.shape[-2:]
     options = dict(mode='bilinear', align_corners=False)
     if size_s.numel() > size_t.numel():
@@ -102,59 +183,49 @@ def _to_same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student, teacher
 
 
-def _unit_features(features: Tensor, center: bool) -> Tensor:
-    """f / |f| of each pixel, (N, C, HW)."""
-    f = features.flatten(2)
+def _scaled_features(features: Tensor, tau: float, center: bool) -> Tensor:
+    """f / |f| of each pixel, (N, HW, C), times the root of log2(e) / tau.
+
+    Their products are the logits in base 2, so that R is the softmax of them
+    with exp2, which is a quarter of exp's time on a CPU.
+    """
+    f = features.flatten(2).mT
     if center:
-        f = f - f.mean(dim=2, keepdim=True)
-    norm = torch.linalg.vector_norm(f, dim=1, keepdim=True)
+        f = f - f.mean(dim=1, keepdim=True)
+    norm = torch.linalg.vector_norm(f, dim=2, keepdim=True)
     # Division by infinity makes the value and the gradient 0. F.normalize
     # would multiply the gradient of a dead pixel by 1e12.
-    return f / norm.masked_fill(norm < 1e-12, torch.inf)
+    norm = norm.masked_fill(norm < 1e-12, torch.inf)
+    # In place, because the teacher's features may be the largest tensor here.
+    copy = f.clone(memory_format=torch.contiguous_format)
+    return copy.div_(norm * math.sqrt(tau * _LN2))
 
 
 class _RelationKL(torch.autograd.Function):
-    """mean_i KL(R^T_i || R^S_i) of unit features, block by block of rows.
+    """mean_i KL(R^T_i || R^S_i) of scaled features f.
 
-    For the logits s_ij = <f_i, f_j> / tau of the student,
+    For the logits s_ij = <f_i, f_j> of the student,
     dL/ds_ij = (R^S_ij - R^T_ij) / (N HW), and s_ij depends on f_i and on
     f_j. The loss is a scalar, so that the forward can already compute the
-    gradient while it holds the rows; the backward scales it. Recomputing the
-    rows in the backward would cost both Gram products once more.
+    gradient while it holds the relations; the backward scales it.
     """
 
     @staticmethod
-    def forward(ctx, f_s: Tensor, f_t: Tensor, tau: float,
-                exclude_self: bool, block_size: int | None,
-                with_grad: bool) -> Tensor:
-        num_images, _, num_pixels = f_s.shape
-        block_size = min(block_size or _auto_block_size(num_pixels),
-                         num_pixels)
-        buffers = f_s.new_empty(3, block_size, num_pixels)
-        total = f_s.new_zeros(())
-        grad = torch.zeros_like(f_s) if with_grad else None
-
-        for n in range(num_images):
-            for start in range(0, num_pixels, block_size):
-                rows = slice(start, start + block_size)
-                logits, log_r_s, log_r_t = buffers[:, :num_pixels - start]
-                _log_relation(f_s[n], rows, tau, exclude_self, logits,
-                              log_r_s)
-                _log_relation(f_t[n], rows, tau, exclude_self, logits,
-                              log_r_t)
-                # The buffers' contents change below; so do their names.
-                log_ratio = torch.sub(log_r_t, log_r_s, out=logits)
-                r_t = log_r_t.exp_()
-                total += torch.linalg.vecdot(r_t, log_ratio).sum()
-                if with_grad:
-                    residual = log_r_s.exp_().sub_(r_t)
-                    grad[n, :, rows].addmm_(f_s[n], residual.t())
-                    grad[n].addmm_(f_s[n, :, rows], residual)
-
-        num_rows = num_images * num_pixels
+    def forward(ctx, f_s: Tensor, f_t: Tensor, tau: float, exclude_self: bool,
+                block_size: int | None, tf32: bool) -> Tensor:
+        with_grad = ctx.needs_input_grad[0]
+        if _runs_triton(f_s):
+            from .relation_triton import fused_relation_kl
+            with torch.cuda.device_of(f_s):
+                total, grad = fused_relation_kl(f_s, f_t, exclude_self,
+                                                with_grad, tf32)
+        else:
+            total, grad = _tiled_relation_kl(f_s, f_t, tau, exclude_self,
+                                             block_size, with_grad)
+        scale = _LN2 / f_s[..., 0].numel()
         if with_grad:
-            ctx.save_for_backward(grad.div_(tau * num_rows))
-        return total / num_rows
+            ctx.save_for_backward(grad.mul_(scale))
+        return total * scale
 
     @staticmethod
     @once_differentiable
@@ -163,18 +234,154 @@ class _RelationKL(torch.autograd.Function):
         return grad_loss * grad, None, None, None, None, None
 
 
-def _log_relation(f: Tensor, rows: slice, tau: float, exclude_self: bool,
-                  logits: Tensor, out: Tensor) -> None:
-    """Write log R[rows] of (C, HW) to ``out``; ``logits`` is scratch."""
-    torch.matmul(f[:, rows].t() / tau, f, out=logits)
-    if exclude_self:
-        logits.diagonal(rows.start).fill_(_EXCLUDED)
-    torch.log_softmax(logits, dim=1, out=out)
+def _tiled_relation_kl(f_s: Tensor, f_t: Tensor, tau: float,
+                       exclude_self: bool, block_size: int | None,
+                       with_grad: bool) -> tuple[Tensor, Tensor | None]:
+    r"""Sum over images and rows of KL(R^T_i || R^S_i), in bits.
+
+    With the normalisers Z of the rows,
+
+    .. math::
+        KL_i = \sum_j R^T_{ij} (t_{ij} - s_{ij}) - \log_2 Z^T_i
+               + \log_2 Z^S_i, \qquad
+        \frac{dL}{df_i} = \sum_j (M^S_{ij} - M^T_{ij}) f_j, \qquad
+        M_{ij} = R_{ij} + R_{ji}
+
+    The logits s and t of student and teacher are symmetric, and so is M.
+    Hence the upper triangle of tiles suffices, once for Z and once more for
+    the rest: fewer products than whole rows take, and no row is ever held.
+    """
+    total = f_s.new_zeros(())
+    grad = torch.zeros_like(f_s) if with_grad else None
+    tiles = _upper_tiles(f_s, block_size)
+    for n in range(len(f_s)):
+        student = _Relation(f_s[n], tau, exclude_self, tiles)
+        teacher = _Relation(f_t[n], tau, exclude_self, tiles)
+        total += torch.log2(student.z / teacher.z).sum()
+        total += (student.c - teacher.c).sum()
+        for rows, cols in tiles:
+            s = student.logits(rows, cols)
+            t = teacher.logits(rows, cols)
+            difference = t - s
+            mutual_t = teacher.mutual_(t, rows, cols)
+            cross = torch.dot(mutual_t.flatten(), difference.flatten())
+            total += cross / 2 if rows == cols else cross
+            if with_grad:
+                residual = student.mutual_(s, rows, cols).sub_(mutual_t)
+                grad[n, rows] += _matmul(residual, f_s[n, cols])
+                if rows != cols:
+                    grad[n, cols] += _matmul(f_s[n, rows].t(), residual).t()
+    return total, grad
 
 
-def _auto_block_size(num_pixels: int) -> int:
-    """Rows of a block; small relations too are never held as a whole."""
-    return max(1, min(_BLOCK_ELEMENTS, num_pixels**2 // 8) // num_pixels)
+class _Relation:
+    """R_ij = 2^(s_ij - c_i) / Z_i of one image, tile by tile.
+
+    No logit of unit vectors is beyond 1 / tau. Hence, unless tau is tiny, a
+    softmax needs no maximum: c is 0, and one power serves R_ij and R_ji.
+
+    Args:
+        f (Tensor): Scaled features, (HW, C).
+        tau (float): Their temperature.
+        exclude_self (bool): Whether the diagonal is left out.
+        tiles (list[tuple[slice, slice]]): The upper triangle.
+    """
+
+    def __init__(self, f: Tensor, tau: float, exclude_self: bool,
+                 tiles: list[tuple[slice, slice]]) -> None:
+        self.f = f
+        self.exclude_self = exclude_self
+        self.bounded = 1 / (tau * _LN2) <= _MAX_EXPONENT
+        self.c = f.new_full((len(f), ), 0 if self.bounded else -torch.inf)
+        self.z = f.new_zeros(len(f))
+        for rows, cols in tiles:
+            self._add_to_z(rows, cols)
+        # A single pixel without itself relates to nothing.
+        self.z.clamp_(min=torch.finfo(f.dtype).tiny)
+
+    def logits(self, rows: slice, cols: slice) -> Tensor:
+        """s_ij of a tile."""
+        logits = _matmul(self.f[rows], self.f[cols].t())
+        if self.exclude_self and rows == cols:
+            logits.fill_diagonal_(_EXCLUDED)
+        return logits
+
+    def mutual_(self, logits: Tensor, rows: slice, cols: slice) -> Tensor:
+        """M_ij = R_ij + R_ji of a tile, in place of its logits."""
+        z_i, z_j = self.z[rows, None], self.z[cols]
+        if self.bounded:
+            return logits.exp2_().mul_(1 / z_i + 1 / z_j)
+        r_ij = torch.exp2(logits - self.c[rows, None]).div_(z_i)
+        return logits.sub_(self.c[cols]).exp2_().div_(z_j).add_(r_ij)
+
+    def _add_to_z(self, rows: slice, cols: slice) -> None:
+        logits = self.logits(rows, cols)
+        sides = [(rows, 1)] if rows == cols else [(rows, 1), (cols, 0)]
+        if self.bounded:
+            powers = logits.exp2_()
+            for side, dim in sides:
+                self.z[side] += powers.sum(dim)
+            return
+        for side, dim in sides:  # c becomes the maximum so far
+            c = torch.maximum(self.c[side], logits.amax(dim))
+            powers = torch.exp2(logits - c.unsqueeze(dim))
+            self.z[side] *= torch.exp2(self.c[side] - c)
+            self.z[side] += powers.sum(dim)
+            self.c[side] = c
+
+
+def _upper_tiles(f: Tensor,
+                 block_size: int | None) -> list[tuple[slice, slice]]:
+    """(rows, columns) of the tiles on and above the diagonal."""
+    num_pixels = f.shape[1]
+    if block_size is None:
+        largest = _CPU_TILE if f.device.type == 'cpu' else _GPU_TILE
+        # Small relations too are never held as a whole.
+        block_size = min(largest, math.ceil(num_pixels / 2))
+    num_blocks = math.ceil(num_pixels / block_size)
+    ends = [num_pixels * k // num_blocks for k in range(num_blocks + 1)]
+    blocks = [slice(*pair) for pair in zip(ends, ends[1:])]
+    return list(itertools.combinations_with_replacement(blocks, 2))
+
+
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, on a CPU by oneDNN.
+
+    torch.mm calls MKL, which leaves AVX-512 unused on AMD's processors:
+    oneDNN was measured at twice its rate there.
+    """
+    if _HAS_ONEDNN and a.device.type == 'cpu' and a.dtype == torch.float32:
+        return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, 'none', [],
+                                                  '')
+    return torch.mm(a, b)
+
+
+def _runs_triton(f: Tensor) -> bool:
+    """Whether the fused kernels run on these features."""
+    return (f.is_cuda and f.dtype == torch.float32
+            and torch.version.hip is None
+            and torch.cuda.get_device_capability(f.device) >= (8, 0)
+            and _has_triton())
+
+
+@functools.cache
+def _has_triton() -> bool:
+    try:
+        import triton
+    except ImportError:
+        return False
+    # Triton 2 cannot be told the precision of a product.
+    return int(triton.__version__.split('.')[0]) >= 3
+
+
+def _may_use_tf32(student: Tensor, teacher: Tensor) -> bool:
+    """TF32 keeps more than 16-bit features hold; else it is the user's say."""
+    if student.dtype.itemsize == teacher.dtype.itemsize == 2:
+        return True
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, 'fp32_precision'):  # PyTorch >= 2.9
+        return matmul.fp32_precision == 'tf32'
+    return matmul.allow_tf32
 
 
 def _check_arguments(student: Tensor, teacher: Tensor, tau: float,

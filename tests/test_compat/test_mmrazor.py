@@ -60,6 +60,31 @@ def test_mmrazor_losses_have_gradients(name, shape):
     assert student.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize('layouts', [
+    (torch.channels_last, torch.contiguous_format),
+    (torch.contiguous_format, torch.channels_last),
+    (torch.channels_last, torch.channels_last),
+])
+def test_cwd_does_not_depend_on_the_memory_format(layouts):
+    """As logits of SegFormer lie, on which MMRazor's own `view` fails."""
+    loss = MODELS.build(
+        dict(type='mmrazor.ChannelWiseDivergence', tau=2, loss_weight=3))
+    torch.manual_seed(0)
+    logits = torch.randn(2, 2, 5, 6, 4, dtype=torch.float64)
+    student, teacher = (
+        each.clone(memory_format=layout).requires_grad_()
+        for each, layout in zip(logits, layouts))
+    log_s, log_t = (
+        (each.flatten(2) / 2).log_softmax(-1) for each in logits)
+    expected = (log_t.exp() * (log_t - log_s)).sum() * 2**2 * 3 / (2 * 5)
+    value = loss(student, teacher)
+    torch.testing.assert_close(value, expected)
+    value.backward()
+    assert student.grad.abs().sum() > 0
+    with pytest.raises(RuntimeError, match='view'):
+        type(loss).forward.__wrapped__(loss, student, teacher)
+
+
 @pytest.mark.parametrize('kind', ['ChannelWiseDivergence', 'PKDLoss'])
 def test_mmrazor_distiller_trains_a_step(kind, toy_config):
     """The whole of SingleTeacherDistill with a ConfigurableDistiller."""

@@ -1,3 +1,4 @@
+from .bckd_visualization_hook import BCKDVisualizationHook
 from .data_check_hook import DataCheckHook
 from .iteration_seed_hook import IterationSeedHook
 from .student_checkpoint_hook import (StudentCheckpointHook,
@@ -5,6 +6,7 @@ from .student_checkpoint_hook import (StudentCheckpointHook,
                                       save_plain_checkpoint)
 
 __all__ = [
-    'DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook',
-    'export_student_checkpoint', 'save_plain_checkpoint'
+    'BCKDVisualizationHook', 'DataCheckHook', 'IterationSeedHook',
+    'StudentCheckpointHook', 'export_student_checkpoint',
+    'save_plain_checkpoint'
 ]

@@ -7,6 +7,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from ...models.algorithms.frozen_teacher_distill import num_classes_of
+
 
 @HOOKS.register_module()
 class DataCheckHook(Hook):
@@ -33,12 +35,13 @@ class DataCheckHook(Hook):
                 f'{getattr(dataset, "data_prefix", None)!r}). Correct these.')
         model = runner.model
         model = model.module if is_model_wrapper(model) else model
+        model = getattr(model, 'architecture', model)
         self._head = _segmentation_head(model)
+        num_classes = num_classes_of(model)
         classes = getattr(dataset, 'metainfo', {}).get('classes')
-        if self._head is not None and classes is not None and \
-                self._head.num_classes != len(classes):
+        if None not in (num_classes, classes) and num_classes != len(classes):
             raise ValueError(
-                f'The model has num_classes={self._head.num_classes}, but '
+                f'The model has num_classes={num_classes}, but '
                 f'{type(dataset).__name__} has {len(classes)} classes: '
                 f'{tuple(classes)}. Set `num_classes` of the heads to '
                 f'{len(classes)}.')
@@ -69,8 +72,7 @@ class DataCheckHook(Hook):
 
 def _segmentation_head(model: nn.Module) -> Optional[nn.Module]:
     """The decode head whose classes the labels must be of, if there is one."""
-    head = getattr(
-        getattr(model, 'architecture', model), 'decode_head', None)
+    head = getattr(model, 'decode_head', None)
     if isinstance(head, nn.ModuleList):
         head = head[-1]
     return head

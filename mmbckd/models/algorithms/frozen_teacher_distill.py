@@ -17,6 +17,8 @@ from mmrazor.registry import MODELS
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
+from ..task_modules.recorders import recorded_modules
+
 
 @MODELS.register_module()
 class FrozenTeacherDistill(SingleTeacherDistill):
@@ -27,8 +29,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     - all of the teacher is in eval mode, not its batch norms only, so that
       dropout and stochastic depth do not make the targets noisy;
-    - the teacher computes no loss, since nobody reads it, and runs in
-      inference mode;
+    - the teacher computes no loss, since nobody reads it, no heads if
+      nothing is recorded of them, and runs in inference mode;
     - its checkpoint has to fit it: weights that are missing would silently
       stay random;
     - student and teacher have to predict as many classes.
@@ -41,10 +43,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller (dict): Config of the distiller.
         teacher_ckpt (str, optional): The teacher's checkpoint. Defaults to
             None: the teacher has been built with its weights.
-        teacher_forward (str, optional): Mode in which the teacher is called,
-            ``'tensor'`` or ``'loss'``. Defaults to None: ``'tensor'``, or
+        teacher_forward (str, optional): What the teacher runs:
+            ``'extract_feat'`` (its backbone and neck), or a mode in which it
+            is called, ``'tensor'`` or ``'loss'``. Defaults to None:
             ``'loss'`` if the distiller delivers data between the models,
-            since what is delivered is mostly part of the losses.
+            since what is delivered is mostly part of the losses, else
+            ``'extract_feat'`` if the distiller records modules of backbone
+            and neck only, else ``'tensor'``.
         data_preprocessor (dict, optional): For a student whose config has
             none. Defaults to None. mmengine passes the config's top level
             here; as for a student alone, the student's own comes first.
@@ -70,11 +75,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             raise ValueError(
                 'FrozenTeacherDistill does not train its teacher, but got '
                 'teacher_trainable=True. Use SingleTeacherDistill for that.')
-        if teacher_forward not in (None, 'tensor', 'loss'):
-            raise ValueError("`teacher_forward` must be 'tensor', 'loss' or "
-                             f'None, but got {teacher_forward!r}.')
-        architecture = _build_model(architecture, data_preprocessor)
-        teacher = _build_model(teacher)
+        if teacher_forward not in (None, 'extract_feat', 'tensor', 'loss'):
+            raise ValueError(
+                "`teacher_forward` must be 'extract_feat', 'tensor', 'loss' "
+                f'or None, but got {teacher_forward!r}.')
+        architecture = build_model(architecture, data_preprocessor)
+        teacher = build_model(teacher)
         _check_classes(architecture, teacher)
         if teacher_ckpt is not None:
             _load_teacher(teacher, teacher_ckpt)
@@ -93,7 +99,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             architecture=architecture,
             **kwargs)
         self.teacher_forward = teacher_forward or (
-            'loss' if self.distiller.deliveries.deliveries else 'tensor')
+            'loss' if self.distiller.deliveries.deliveries else
+            'extract_feat' if self._only_features_are_recorded() else 'tensor')
 
     def loss(
         self,
@@ -108,7 +115,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries, \
                 torch.no_grad() if delivers else torch.inference_mode():
-            self.teacher(batch_inputs, data_samples, mode=self.teacher_forward)
+            if self.teacher_forward == 'extract_feat':
+                self.teacher.extract_feat(batch_inputs)
+            else:
+                self.teacher(
+                    batch_inputs, data_samples, mode=self.teacher_forward)
         for recorder in distiller.teacher_recorders.recorders.values():
             _leave_inference_mode(recorder)
 
@@ -125,6 +136,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 add_prefix(distiller.compute_distill_losses(), 'distill'))
         return losses
 
+    def _only_features_are_recorded(self) -> bool:
+        recorders = self.distiller.teacher_recorders.recorders.values()
+        return hasattr(self.teacher, 'extract_feat') and all(
+            name.partition('.')[0] in ('backbone', 'neck')
+            for recorder in recorders for name in recorded_modules(recorder)
+            or [''])
+
     def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
         """Set the mode of all but the teacher, which stays in eval mode."""
         super().train(mode)
@@ -139,8 +157,22 @@ def _leave_inference_mode(recorder: BaseRecorder) -> None:
         if t.is_inference() else t, recorder.data_buffer)
 
 
-def _build_model(model: Union[dict, str, BaseModel],
-                 data_preprocessor: Optional[dict] = None) -> BaseModel:
+def build_model(model: Union[dict, str, BaseModel],
+                data_preprocessor: Optional[dict] = None) -> BaseModel:
+    """Build a student or teacher as its own config's runner would.
+
+    Args:
+        model (dict | str | BaseModel): Its config, the path of a config file
+            that has it under ``model``, or the model itself.
+        data_preprocessor (dict, optional): For a config that has none.
+            Defaults to None.
+
+    Returns:
+        BaseModel: The model.
+
+    Raises:
+        ValueError: If the config file has no ``model``.
+    """
     if isinstance(model, str):
         cfg = get_config(model) if '::' in model else Config.fromfile(model)
         if 'model' not in cfg:
@@ -158,8 +190,15 @@ def _build_model(model: Union[dict, str, BaseModel],
     return model
 
 
-def _num_classes(model: nn.Module) -> Optional[int]:
-    """Number of classes that a segmentor or detector predicts, if it says."""
+def num_classes_of(model: nn.Module) -> Optional[int]:
+    """Number of classes that a segmentor or detector predicts.
+
+    Args:
+        model (nn.Module): A model of mmseg or mmdet.
+
+    Returns:
+        int, optional: None if it does not say.
+    """
     for name in ('decode_head', 'roi_head.bbox_head', 'bbox_head',
                  'mask_head', 'panoptic_head'):
         head = model
@@ -173,8 +212,8 @@ def _num_classes(model: nn.Module) -> Optional[int]:
 
 
 def _check_classes(student: nn.Module, teacher: nn.Module) -> None:
-    student_classes = _num_classes(student)
-    teacher_classes = _num_classes(teacher)
+    student_classes = num_classes_of(student)
+    teacher_classes = num_classes_of(teacher)
     if None not in (student_classes, teacher_classes) \
             and student_classes != teacher_classes:
         raise ValueError(

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..connectors import ContextConnector, HierarchicalBoundaryConnector
 from ..losses import BoundaryAffinityLoss, ContextRelationLoss
+from ..task_modules.recorders import recorded_modules
 
 Source = Union[str, Sequence[str], dict]
 
@@ -41,8 +42,10 @@ class BCKDDistiller(ConfigurableDistiller):
             - student: the hierarchical features, such as ``'backbone'``.
               Their channels are read off the model by running it on a blank
               image; ``in_channels`` spares that.
-            - teacher: class logits or feature maps. Not needed for
-              ``source='label'``, which takes the truth.
+            - teacher: class logits or feature maps. For ``source='label'``
+              a name is that of the truth: ``'gt_sem_seg'``, which is the
+              default, or ``'gt_instances'``, by which two pixels are alike
+              only in the same instance, see :class:`GroundTruthRecorder`.
             - in_channels, channels, num_groups: see
               :class:`HierarchicalBoundaryConnector`.
             - source, radius, tau, ignore_index, loss_weight: see
@@ -140,7 +143,7 @@ class BCKDDistiller(ConfigurableDistiller):
 
         # What comes after the recorded modules need not run, and could not
         # in heads that want data samples.
-        awaited = {model.get_submodule(n) for n in _source_names(recorder)}
+        awaited = {model.get_submodule(n) for n in recorded_modules(recorder)}
 
         def stop(module: nn.Module, *_) -> None:
             awaited.discard(module)
@@ -216,7 +219,11 @@ def _recorder(term: str, cfg: dict, side: str) -> tuple:
     else:
         recorder = dict(type='ModuleListOutputs', source=list(source))
     name = f'{term}_{side}'
-    record = dict(recorder=name, from_student=side == 'student')
+    # The truth comes with every call of the student, but not with every one
+    # of the teacher, which may run its backbone and neck only.
+    record = dict(
+        recorder=name,
+        from_student=side == 'student' or recorder['type'] == 'GroundTruth')
     if recorder['type'] == 'ModuleInputs':
         # What is recorded is the tuple of a call's arguments.
         record['data_idx'] = 0
@@ -235,11 +242,17 @@ def _check_all_taken(term: str, cfg: dict, known: str) -> None:
 
 def _expand_boundary(cfg: dict) -> dict:
     cfg = dict(cfg)
-    if cfg.get('source') == 'label':
-        cfg.setdefault('teacher',
-                       dict(type='GroundTruth', source='gt_sem_seg'))
+    truth = cfg.get('teacher', 'gt_sem_seg')
+    if cfg.get('source') == 'label' and isinstance(truth, str):
+        cfg['teacher'] = dict(
+            type='GroundTruth',
+            source=truth,
+            ignore_index=cfg.get('ignore_index', 255))
     student_recorder, student_record = _recorder('boundary', cfg, 'student')
     teacher_recorder, teacher_record = _recorder('boundary', cfg, 'teacher')
+    if teacher_record['from_student']:
+        student_recorder.update(teacher_recorder)
+        teacher_recorder = {}
     connector = _take(cfg, HierarchicalBoundaryConnector)
     loss = _take(cfg, BoundaryAffinityLoss)
     _check_all_taken(
@@ -280,20 +293,12 @@ def _expand_context(cfg: dict) -> dict:
             loss_cd=dict(preds_S=student_record, preds_T=teacher_record)))
 
 
-def _source_names(recorder: BaseRecorder) -> List[str]:
-    """Names of the modules that a recorder listens to."""
-    if not type(recorder).__name__.startswith('Module'):
-        return []
-    source = recorder.source
-    return [source] if isinstance(source, str) else list(source)
-
-
 def _check_sources(recorders: Dict[str, BaseRecorder], model: nn.Module,
                    who: str) -> None:
     """Name the nearest modules where one does not exist."""
     names = [name for name, _ in model.named_modules() if name]
     for key, recorder in recorders.items():
-        for source in _source_names(recorder):
+        for source in recorded_modules(recorder):
             if source in names:
                 continue
             near = difflib.get_close_matches(source, names, n=5, cutoff=0.4)

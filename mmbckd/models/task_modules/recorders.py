@@ -1,8 +1,13 @@
 """Recorders that MMRazor does not have: of several modules, of the truth."""
-from typing import Optional, Sequence
+from itertools import count
+from math import ceil
+from typing import List, Optional, Sequence
 
+import numpy as np
 import torch
+from mmdet.structures.mask import BaseInstanceMasks
 from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.registry import TASK_UTILS
@@ -48,12 +53,22 @@ class GroundTruthRecorder(BaseRecorder):
     term.
 
     Args:
-        source (str): The field of the data samples to stack,
-            ``'gt_sem_seg'``.
+        source (str): The field of the data samples: one that holds a map,
+            such as ``'gt_sem_seg'``, or ``'gt_instances'``, whose masks
+            become a map of instance ids, see :func:`instance_id_map`.
+            Defaults to ``'gt_sem_seg'``.
+        ignore_index (int): The id of what is to be ignored, for
+            ``'gt_instances'``. Defaults to 255.
+
+    Raises:
+        ValueError: If the batch has no such truth.
     """
 
-    def __init__(self, source: str = 'gt_sem_seg') -> None:
+    def __init__(self,
+                 source: str = 'gt_sem_seg',
+                 ignore_index: int = 255) -> None:
         super().__init__(source)
+        self.ignore_index = ignore_index
         self._recording = False
 
     def prepare_from_model(self, model: Optional[BaseModel] = None) -> None:
@@ -63,16 +78,27 @@ class GroundTruthRecorder(BaseRecorder):
     def _hook(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         if not self._recording:
             return
-        samples = kwargs.get('data_samples',
-                             args[1] if len(args) > 1 else None)
-        if not samples or self.source not in samples[0]:
+        inputs, samples = (
+            kwargs[name] if name in kwargs else
+            args[i] if len(args) > i else None
+            for i, name in enumerate(('inputs', 'data_samples')))
+        instances = self.source == 'gt_instances'
+        truth = [sample.get(self.source) for sample in samples or [{}]]
+        if any(t is None or instances and 'masks' not in t for t in truth):
             raise ValueError(
-                f'`{self.source}` is needed for label affinities, but the '
-                'batch has none. Load it in the training pipeline, or choose '
-                "another `source` of the boundary term ('semantic', "
-                "'feature').")
-        self._data_buffer.append(
-            torch.cat([getattr(s, self.source).data for s in samples]))
+                f'`{self.source}`{" with masks" * instances} is needed for '
+                'label affinities, but the batch has none. Load it in the '
+                "training pipeline (LoadAnnotations), or choose another "
+                "`source` of the boundary term ('semantic', 'feature').")
+        if instances:
+            maps = np.stack([
+                instance_id_map(s, inputs.shape[-2:], self.ignore_index)
+                for s in samples
+            ])
+            record = torch.from_numpy(maps).to(inputs.device)
+        else:
+            record = torch.cat([t.data for t in truth])
+        self._data_buffer.append(record)
 
     def __enter__(self) -> None:
         super().__enter__()
@@ -81,3 +107,69 @@ class GroundTruthRecorder(BaseRecorder):
     def __exit__(self, exc_type, exc_value, traceback) -> None:
         super().__exit__(exc_type, exc_value, traceback)
         self._recording = False
+
+
+def recorded_modules(recorder: BaseRecorder) -> List[str]:
+    """Names of the modules that a recorder listens to.
+
+    Args:
+        recorder (BaseRecorder): Any recorder of MMRazor's or of ours.
+
+    Returns:
+        list[str]: Empty if it records something else than modules.
+    """
+    if not type(recorder).__name__.startswith('Module'):
+        return []
+    source = recorder.source
+    return [source] if isinstance(source, str) else list(source)
+
+
+def instance_id_map(sample: BaseDataElement,
+                    shape: Sequence[int],
+                    ignore_index: int = 255) -> np.ndarray:
+    """Draw the instances of an image into one map of ids.
+
+    Where masks overlap the smaller one is seen: the larger would hide the
+    smaller altogether, and not the other way round. Of two of the same area
+    it is the first. Crowds and other ignored instances lie below all of them.
+
+    Args:
+        sample (BaseDataElement): A data sample of mmdet with ``gt_instances``
+            and, where something is to be ignored, ``ignored_instances``.
+        shape (Sequence[int]): Height and width of the batch's images. What
+            lies outside of this image, its padding, is ignored.
+        ignore_index (int): The id of what is to be ignored, which no instance
+            has. Defaults to 255.
+
+    Returns:
+        np.ndarray: 0 for the background, then an id an instance.
+
+    Shape:
+        - returns: ``shape``, int32
+    """
+    ids = np.full(shape, ignore_index, np.int32)
+    height, width = sample.img_shape[:2]
+    ids[:height, :width] = 0
+    ignored = sample.get('ignored_instances', {})
+    masks = ignored.get('masks', ())
+    for i, area in enumerate(masks.areas if len(masks) else ()):
+        if area:
+            _draw(ids, masks[i], ignore_index)
+        else:
+            # The mask of a crowd is no polygon: poly2mask=False drops it.
+            x1, y1, x2, y2 = ignored.bboxes[i].tolist()
+            ids[max(int(y1), 0):ceil(y2),
+                max(int(x1), 0):ceil(x2)] = ignore_index
+    masks = sample.gt_instances.masks
+    free = (i for i in count(1) if i != ignore_index)
+    order = np.argsort(masks.areas, kind='stable')[::-1] if len(masks) else ()
+    for i, instance_id in zip(order, free):
+        _draw(ids, masks[int(i)], instance_id)
+    return ids
+
+
+def _draw(ids: np.ndarray, mask: BaseInstanceMasks, value: int) -> None:
+    """Set the pixels of one mask, which may be padded already."""
+    pixels = mask.to_ndarray()[0]
+    height, width = (min(a, b) for a, b in zip(ids.shape, pixels.shape))
+    ids[:height, :width][pixels[:height, :width] > 0] = value

@@ -1,0 +1,42 @@
+# The distillation losses of the detection configs, with all their weights.
+# A config has BCKD by distiller={{_base_.bckd}}; merging distiller=
+# {{_base_.pkd}} into such a config puts PKD beside it, in MMRazor's own form.
+
+fpn = dict(type='ModuleOutputs', source='neck')
+
+bckd = dict(
+    type='BCKDDistiller',
+    # Affinities of the finest FPN level: the top-down path has told it what
+    # the coarser ones know, which have no edges of their own at stride 4.
+    boundary=dict(
+        student='backbone',
+        teacher=dict(fpn, data_idx=0),
+        source='feature',
+        loss_weight=0.5),
+    # P3 of an image of 800x1333 has 16,800 pixels and P2 67,200. Pooled to
+    # the size of P4, the relations of all levels cost a few per cent of a
+    # step; exact, those of P3 would cost as much as all the rest.
+    context=dict(
+        student='neck', teacher='neck', max_tokens=4200, loss_weight=10.0))
+
+# As in MMRazor's configs: four levels, and another weight for dense heads.
+levels = [f'loss_pkd_fpn{i}' for i in range(4)]
+pkd = dict(
+    student_recorders=dict(fpn=fpn),
+    teacher_recorders=dict(fpn=fpn),
+    distill_losses={
+        level: dict(type='PKDLoss', loss_weight=6)
+        for level in levels
+    },
+    loss_forward_mappings={
+        level: dict(
+            preds_S=dict(from_student=True, recorder='fpn', data_idx=i),
+            preds_T=dict(from_student=False, recorder='fpn', data_idx=i))
+        for i, level in enumerate(levels)
+    })
+pkd_dense = dict(
+    pkd,
+    distill_losses={
+        level: dict(type='PKDLoss', loss_weight=10)
+        for level in levels
+    })

@@ -1,0 +1,3 @@
+_base_ = './bckd_mask-rcnn_r101_mask-rcnn_r18_fpn_2x_coco.py'
+
+model = dict(distiller={{_base_.pkd}})

@@ -1,0 +1,13 @@
+# The student alone: ResNet-18 of a quarter of the width (16 instead of 64
+# channels in its first stage), trained from scratch.
+_base_ = './mask-rcnn_r18_fpn_1xb4-600_coco-tiny-overfit-256x256.py'
+
+model = dict(
+    backbone=dict(base_channels=16),
+    neck=dict(in_channels=[16, 32, 64, 128], out_channels=64),
+    rpn_head=dict(in_channels=64, feat_channels=64),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=64),
+        bbox_head=dict(in_channels=64, fc_out_channels=128),
+        mask_roi_extractor=dict(out_channels=64),
+        mask_head=dict(in_channels=64, conv_out_channels=64)))

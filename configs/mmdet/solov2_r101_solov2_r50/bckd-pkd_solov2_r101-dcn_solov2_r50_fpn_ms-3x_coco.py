@@ -1,0 +1,3 @@
+_base_ = './bckd_solov2_r101-dcn_solov2_r50_fpn_ms-3x_coco.py'
+
+model = dict(distiller={{_base_.pkd_dense}})

@@ -1,0 +1,13 @@
+_base_ = [
+    './mobilenet-v2-d8_deeplabv3plus_4xb4-40k_coco-stuff10k-512x512.py',
+    '../../_base_/seg_distillers.py'
+]
+
+model = dict(
+    _delete_=True,
+    type='mmrazor.FrozenTeacherDistill',
+    architecture={{_base_.model}},
+    # Upstream has no such teacher: train this config first.
+    teacher='{{fileDirname}}/../deeplabv3plus_r101_deeplabv3plus_r18/deeplabv3plus_r101-d8_4xb4-40k_coco-stuff10k-512x512.py',  # noqa: E501
+    teacher_ckpt='work_dirs/deeplabv3plus_r101-d8_4xb4-40k_coco-stuff10k-512x512/iter_40000.pth',  # noqa: E501
+    distiller={{_base_.bckd}})

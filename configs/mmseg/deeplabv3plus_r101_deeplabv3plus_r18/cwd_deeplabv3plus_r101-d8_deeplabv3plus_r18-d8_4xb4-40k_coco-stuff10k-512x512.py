@@ -1,0 +1,4 @@
+_base_ = './bckd_deeplabv3plus_r101-d8_deeplabv3plus_r18-d8_4xb4-40k_coco-stuff10k-512x512.py'  # noqa: E501
+
+model = dict(
+    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd))

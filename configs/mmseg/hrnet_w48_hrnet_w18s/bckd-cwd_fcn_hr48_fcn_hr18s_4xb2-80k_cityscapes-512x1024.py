@@ -1,0 +1,3 @@
+_base_ = './bckd_fcn_hr48_fcn_hr18s_4xb2-80k_cityscapes-512x1024.py'
+
+model = dict(distiller={{_base_.cwd}})

@@ -1,0 +1,16 @@
+_base_ = [
+    'mmseg::hrnet/fcn_hr18s_4xb4-40k_voc12aug-512x512.py',
+    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py',
+    '../../_base_/seg_distillers.py'
+]
+
+val_evaluator = {{_base_.seg_evaluator}}
+test_evaluator = val_evaluator
+
+model = dict(
+    _delete_=True,
+    type='mmrazor.FrozenTeacherDistill',
+    architecture={{_base_.model}},
+    teacher='mmseg::hrnet/fcn_hr48_4xb4-40k_voc12aug-512x512.py',
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/hrnet/fcn_hr48_512x512_40k_voc12aug/fcn_hr48_512x512_40k_voc12aug_20200613_222111-1b0f18bc.pth',  # noqa: E501
+    distiller={{_base_.bckd}})

@@ -1,0 +1,3 @@
+_base_ = './bckd_pspnet_r101-d8_pspnet_r18-d8_4xb4-40k_voc12aug-512x512.py'
+
+model = dict(distiller={{_base_.cwd}})

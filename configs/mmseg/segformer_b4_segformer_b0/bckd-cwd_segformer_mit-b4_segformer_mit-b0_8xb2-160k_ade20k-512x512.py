@@ -1,0 +1,3 @@
+_base_ = './bckd_segformer_mit-b4_segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
+
+model = dict(distiller={{_base_.cwd}})

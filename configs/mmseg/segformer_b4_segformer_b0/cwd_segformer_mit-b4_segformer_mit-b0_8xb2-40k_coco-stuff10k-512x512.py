@@ -1,0 +1,4 @@
+_base_ = './bckd_segformer_mit-b4_segformer_mit-b0_8xb2-40k_coco-stuff10k-512x512.py'  # noqa: E501
+
+model = dict(
+    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd))

@@ -1,0 +1,291 @@
+import os.path as osp
+import random
+from contextlib import contextmanager
+from typing import (Callable, Dict, Iterator, List, Optional, Sequence, Tuple,
+                    Union)
+
+import mmcv
+import numpy as np
+import torch
+from mmengine import fileio
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from mmengine.utils import is_seq_of
+from torch import Tensor, nn
+
+from ...functional import affinity_edges, relation_rows
+from ...models.losses import BoundaryAffinityLoss, ContextRelationLoss
+from ...visualization import (Boundary, Relations, Semantics,
+                              draw_distillation, draw_errors)
+
+Maps = Union[Tensor, Sequence[Tensor]]
+
+
+@HOOKS.register_module()
+class BCKDVisualizationHook(Hook):
+    """Draw what student and teacher make of a few validation images.
+
+    One figure an image, of the same images each time: the truth, the
+    prediction and its errors (missed and spurious boundaries, broken
+    regions); the student's boundary map B and the teacher's affinities as a
+    map of edges; the relations of a few pixels to all others in student and
+    teacher. What the model does not have is left out: without distillation
+    the second and third, for a detector the first. Of several losses of a
+    kind the first is drawn, and of the levels in a loss the first.
+
+    The figures go to the backends of the runner's visualizer: files in
+    ``vis_data/vis_image``, TensorBoard, W&B. Models are in eval mode while
+    they are drawn, and training goes on as if nothing had been drawn.
+
+    Args:
+        interval (int): Iterations from one drawing to the next; it is also
+            drawn at the end of training. Defaults to 500.
+        num_images (int, optional): Number of images, evenly spaced in the
+            validation set. Defaults to None: 3, unless there are ``indices``.
+        indices (Sequence[int], optional): The images' places in the
+            validation set. Defaults to None.
+        points (Sequence[tuple[float, float]]): Pixels whose relations are
+            drawn, as shares (y, x) of the image's height and width, from 0 to
+            below 1. Defaults to ((0.6, 0.2), (0.5, 0.5), (0.7, 0.8)).
+        tolerance (float): Distance in pixels, at least 1, up to which
+            boundaries agree. Defaults to 2.0.
+        min_area (int): Regions of fewer pixels do not count as broken, nor as
+            pieces. Defaults to 0.
+        ignore_index (int): Label that the truth gives ignored pixels.
+            Defaults to 255.
+        backend_args (dict, optional): Backend to read the images by, see
+            :func:`mmengine.fileio.get`. Defaults to None.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is invalid, or, when training starts, if
+            there is no validation set or not that many images in it.
+
+    Examples:
+        >>> custom_hooks = [dict(type='BCKDVisualizationHook', interval=2000)]
+    """
+
+    # After the hooks that change the model.
+    priority = 'LOW'
+
+    def __init__(self,
+                 interval: int = 500,
+                 num_images: Optional[int] = None,
+                 indices: Optional[Sequence[int]] = None,
+                 points: Sequence[Tuple[float, float]] = ((0.6, 0.2),
+                                                          (0.5, 0.5),
+                                                          (0.7, 0.8)),
+                 tolerance: float = 2.0,
+                 min_area: int = 0,
+                 ignore_index: int = 255,
+                 backend_args: Optional[dict] = None) -> None:
+        if indices is None:
+            num_images = 3 if num_images is None else num_images
+        elif num_images is not None:
+            raise ValueError(
+                'BCKDVisualizationHook takes `num_images` or `indices`, but '
+                'got both. Leave one of them out.')
+        elif not indices or not is_seq_of(indices, int):
+            raise ValueError(
+                '`indices` of BCKDVisualizationHook must be one or more '
+                f'integers, but got {indices!r}.')
+        for name, value in (('interval', interval), ('num_images',
+                                                     num_images)):
+            if value is not None and not (isinstance(value, int)
+                                          and value >= 1):
+                raise ValueError(
+                    f'`{name}` of BCKDVisualizationHook must be an integer of '
+                    f'at least 1, but got {value!r}.')
+        # Wrong values are to show now, not at the first drawing.
+        pixel = np.zeros((1, 1), np.uint8)
+        draw_errors(
+            np.zeros((1, 1, 3), np.uint8),
+            pixel,
+            pixel,
+            1,
+            tolerance=tolerance,
+            min_area=min_area)
+        relation_rows(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), points)
+
+        self.interval = interval
+        self.num_images = num_images
+        self.indices = indices
+        self.points = points
+        self.tolerance = tolerance
+        self.min_area = min_area
+        self.ignore_index = ignore_index
+        self.backend_args = backend_args
+        self._last_step = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Choose the images."""
+        if runner.val_loop is None:
+            raise ValueError(
+                'BCKDVisualizationHook draws validation images, but the '
+                'config has no `val_dataloader`. Add it, or remove the hook.')
+        length = len(runner.val_dataloader.dataset)
+        if self.indices is None:
+            if self.num_images > length:
+                raise ValueError(
+                    'BCKDVisualizationHook is to draw num_images='
+                    f'{self.num_images}, but the validation set has {length} '
+                    'images. Ask for fewer.')
+            # The middles of as many equal parts.
+            self.indices = [(2 * i + 1) * length // (2 * self.num_images)
+                            for i in range(self.num_images)]
+        for index in self.indices:
+            if not 0 <= index < length:
+                raise ValueError(
+                    '`indices` of BCKDVisualizationHook must be from 0 to '
+                    f'{length - 1}, the images of the validation set, but '
+                    f'hold {index}.')
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Draw every ``interval`` iterations."""
+        if self.every_n_train_iters(runner, self.interval):
+            self._last_step = runner.iter + 1
+            self._draw_images(runner, runner.iter + 1)
+
+    def after_train(self, runner: Runner) -> None:
+        """Draw the end, unless that has just been done."""
+        if runner.iter > self._last_step:
+            self._draw_images(runner, runner.iter)
+
+    def _draw_images(self, runner: Runner, step: int) -> None:
+        model = runner.model
+        model = model.module if is_model_wrapper(model) else model
+        dataloader = runner.val_dataloader
+        with _undisturbed(model):
+            for index in self.indices:
+                batch = dataloader.collate_fn([dataloader.dataset[index]])
+                # Every process computes, since losses may communicate.
+                sample = model.val_step(batch)[0]
+                parts = self._distillation(model, batch)
+                if is_main_process():
+                    name = osp.basename(sample.img_path)
+                    figure = draw_distillation(
+                        self._image(sample),
+                        f'{name}, iteration {step}',
+                        semantics=self._semantics(sample,
+                                                  dataloader.dataset.metainfo),
+                        **parts)
+                    runner.visualizer.add_image(
+                        f'bckd_{index}_{osp.splitext(name)[0]}', figure, step)
+
+    def _image(self, sample: BaseDataElement) -> np.ndarray:
+        content = fileio.get(sample.img_path, backend_args=self.backend_args)
+        return mmcv.imfrombytes(content, channel_order='rgb')
+
+    def _semantics(self, sample: BaseDataElement,
+                   metainfo: dict) -> Optional[Semantics]:
+        if 'gt_sem_seg' not in sample or 'pred_sem_seg' not in sample:
+            return None
+        truth, prediction = (
+            pixels.data[0].cpu().numpy().astype(np.int64)
+            for pixels in (sample.gt_sem_seg, sample.pred_sem_seg))
+        return Semantics(
+            truth,
+            prediction,
+            classes=metainfo['classes'],
+            palette=metainfo['palette'],
+            tolerance=self.tolerance,
+            min_area=self.min_area,
+            ignore_index=self.ignore_index)
+
+    def _distillation(self, model: BaseModel, batch: dict) -> dict:
+        """The parts of the figure that the losses of distillation give."""
+        boundary_loss = _first(model, BoundaryAffinityLoss)
+        context_loss = _first(model, ContextRelationLoss)
+        if boundary_loss is context_loss is None:
+            return {}
+        data = model.data_preprocessor(batch, False)
+        inputs = _loss_inputs(model, data, [boundary_loss, context_loss])
+        padded = data['inputs'].shape[-2:]
+        shape = data['data_samples'][0].img_shape
+        coverage = padded[0] / shape[0], padded[1] / shape[1]
+
+        parts = dict(coverage=coverage)
+        if boundary_loss in inputs:
+            z, teacher = inputs[boundary_loss]
+            edges = affinity_edges(
+                z,
+                teacher,
+                source=boundary_loss.source,
+                radius=boundary_loss.radius,
+                tau=boundary_loss.tau,
+                ignore_index=boundary_loss.ignore_index)
+            parts['boundary'] = Boundary(
+                _array(z.sigmoid()[0, 0]), _array(edges[0, 0]),
+                boundary_loss.source)
+        if context_loss in inputs:
+            student, teacher = (
+                maps if isinstance(maps, Tensor) else maps[0]
+                for maps in inputs[context_loss])
+            rows = relation_rows(
+                student,
+                teacher, [(y / coverage[0], x / coverage[1])
+                          for y, x in self.points],
+                tau=context_loss.tau,
+                exclude_self=context_loss.exclude_self,
+                center=context_loss.center)
+            parts['relations'] = Relations(*(_array(r[0]) for r in rows),
+                                           self.points)
+        return parts
+
+
+def _first(model: nn.Module, cls: type) -> Optional[nn.Module]:
+    return next((m for m in model.modules() if isinstance(m, cls)), None)
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.float().cpu().numpy()
+
+
+def _loss_inputs(model: BaseModel, data: dict,
+                 losses: List[Optional[nn.Module]]) -> Dict[nn.Module, tuple]:
+    """Run a step of training up to these losses; return what they are given.
+
+    They are not computed. One that the step does not come by is left out.
+    """
+    inputs = {}
+    losses = [loss for loss in losses if loss is not None]
+
+    def stand_in(loss: nn.Module) -> Callable:
+
+        def forward(preds_S: Maps, preds_T: Maps) -> Tensor:
+            inputs[loss] = preds_S, preds_T
+            return torch.zeros(())
+
+        return forward
+
+    for loss in losses:
+        loss.forward = stand_in(loss)
+    try:
+        model(**data, mode='loss')
+    finally:
+        for loss in losses:
+            del loss.forward
+    return inputs
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients, and nothing of it left behind."""
+    training = {module: module.training for module in model.modules()}
+    states = random.getstate(), np.random.get_state()
+    device = next(model.parameters()).device
+    forked = torch.random.fork_rng([]) if device.type == 'cpu' else \
+        torch.random.fork_rng([device], device_type=device.type)
+    model.eval()
+    try:
+        with forked, torch.no_grad():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for module, mode in training.items():
+            module.training = mode

@@ -1,0 +1,407 @@
+"""Every config of configs/mmdet builds, trains a step, is evaluated, and says
+truly what it is: its name, its teacher, its model and its metafile.
+
+``-k mask-rcnn`` and the like run a part of the walk.
+"""
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Optional
+
+import mmdet
+import mmengine.config.utils
+import mmrazor
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.fileio import load
+from mmengine.hooks import Hook
+from mmengine.model.weight_init import PretrainedInit
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmrazor.registry import MODELS
+
+from mmbckd.models.algorithms import frozen_teacher_distill
+from tests.data_layouts_coco import write_coco
+from tests.test_configs import config, metafile, plain
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / 'configs/mmdet').rglob('*.py'))
+MMDET = Path(mmdet.__file__).parent / '.mim' / 'configs'
+MMRAZOR = Path(mmrazor.__file__).parent / '.mim' / 'configs'
+
+BCKD = {'loss_bd', 'loss_cd'}
+PKD = {f'loss_pkd_fpn{i}' for i in range(4)}
+# What a student has to learn from its teacher, by how the config's name
+# begins.
+TERMS = {
+    'bckd': BCKD,
+    'bckd-label': BCKD,
+    'bckd-pkd': BCKD | PKD,
+    'pkd': PKD
+}
+# The zoo: teacher and student, as their configs are called.
+ROWS = [
+    ('retinanet_r101_fpn_2x_coco', 'retinanet_r50_fpn_2x_coco'),
+    ('retinanet_r101_fpn_2x_coco', 'retinanet_r18_fpn_1x_coco'),
+    ('faster-rcnn_r101_fpn_2x_coco', 'faster-rcnn_r50_fpn_2x_coco'),
+    ('gfl_r101_fpn_ms-2x_coco', 'gfl_r50_fpn_ms-2x_coco'),
+    ('fcos_r101-caffe_fpn_gn-head_ms-640-800-2x_coco',
+     'fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco'),
+    ('mask-rcnn_r101_fpn_2x_coco', 'mask-rcnn_r50_fpn_2x_coco'),
+    ('mask-rcnn_r101_fpn_2x_coco', 'mask-rcnn_r18_fpn_2x_coco'),
+    ('solov2_r101-dcn_fpn_ms-3x_coco', 'solov2_r50_fpn_ms-3x_coco'),
+    ('condinst_r50_fpn_ms-poly-90k_coco_instance',
+     'condinst_r18_fpn_ms-poly-90k_coco_instance')
+]
+INSTANCE = ('mask-rcnn', 'solov2', 'condinst')
+
+
+def terms(path: Path) -> set:
+    """The distillation losses that the name of a config promises."""
+    return TERMS.get(path.stem.partition('_')[0], set())
+
+
+def each(configs) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize('path', configs, ids=lambda p: p.stem)
+
+
+every_config = each(CONFIGS)
+every_distillation = each([path for path in CONFIGS if terms(path)])
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _metafiles_are_read_once():
+    """mmengine reads all of upstream's anew for every ``mmdet::`` base."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.utils, 'load', cache(load))
+        yield
+
+
+def upstream(stem: str) -> Optional[Path]:
+    """MMDetection's config of this name."""
+    return next(MMDET.rglob(f'{stem}.py'), None)
+
+
+def file_of(name: str) -> Path:
+    """The file of the config that a config here names."""
+    if '::' in name:
+        assert name.startswith('mmdet::')
+        return MMDET / name.removeprefix('mmdet::')
+    return Path(name).resolve()
+
+
+def evaluates_masks(path: Path) -> bool:
+    return any(name in path.stem for name in INSTANCE)
+
+
+# The walk
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp('data_sets')
+    write_coco(root / 'data/coco', train=2, val=2)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_downloaded_or_built_twice(data, monkeypatch, teachers):
+    monkeypatch.chdir(data)
+    monkeypatch.delenv('MMBCKD_COCO', raising=False)
+    monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
+    # What is only printed and takes half of the time.
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
+    monkeypatch.setattr('mmengine.config.config.FormatCode',
+                        lambda text, **_: (text, False))
+    monkeypatch.setattr(
+        frozen_teacher_distill, 'build_model', lambda model, *args: teachers(
+            model) if isinstance(model, str) else build(model, *args))
+
+
+build = frozen_teacher_distill.build_model
+
+
+@pytest.fixture(scope='module')
+def teachers():
+    """The configs of a folder, which come one after another, share theirs."""
+    return lru_cache(1)(build)
+
+
+def each_value(node):
+    """All keys and values of a part of a config, and the dicts they are of."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield node, key, value
+    for child in node.values() if isinstance(node, dict) else node:
+        if isinstance(child, (dict, list)):
+            yield from each_value(child)
+
+
+def divided(sizes, factor: int):
+    if isinstance(sizes, int):
+        return sizes // factor
+    return type(sizes)(divided(size, factor) for size in sizes)
+
+
+def make_smaller(cfg: Config, factor: int) -> None:
+    """Divide the size of the images, and lessen what goes with it.
+
+    That is the number of proposals and of SOLO's cells. Random weights find
+    nothing that reaches a threshold of the score, so that there is none.
+    """
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        for node, key, value in each_value(loader.dataset.pipeline):
+            if key in ('scale', 'scales'):
+                node[key] = divided(value, factor)
+    for node, key, value in each_value(cfg.model):
+        if key == 'num_grids':
+            node[key] = divided(value, 4)
+        elif key == 'max_per_img':
+            node[key] = min(value, 50)
+        elif key in ('score_thr', 'filter_thr'):
+            node[key] = 0.
+
+
+def one_small_step(path: Path, work_dir: Path) -> Config:
+    """A config to run for one iteration on a CPU, with small pictures."""
+    cfg = Config.fromfile(path)
+    make_smaller(cfg, factor=4 if 'overfit' in path.stem else 12)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+    if terms(path):
+        cfg.model.teacher_ckpt = None
+    # An epoch is one batch.
+    length = 'max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters'
+    cfg.train_cfg.update({length: 1, 'val_interval': 1})
+    cfg.default_hooks.checkpoint.update(interval=-1, save_last=False)
+    cfg.randomness = dict(seed=0)
+    cfg.log_level = 'ERROR'
+    cfg.work_dir = str(work_dir)
+    return cfg
+
+
+class Witness(Hook):
+    """Sees the losses of a run, what they reach, and the metrics."""
+
+    def before_train(self, runner: Runner) -> None:
+        self.model = runner.model
+        student = getattr(runner.model, 'architecture', runner.model)
+        # Upstream freezes the stem and the first stage.
+        self.first = next(parameter
+                          for parameter in student.backbone.parameters()
+                          if parameter.requires_grad)
+        self._parse_losses = runner.model.parse_losses
+        runner.model.parse_losses = self.parse_losses
+        runner.optim_wrapper.optimizer.register_step_pre_hook(self.step)
+
+    def parse_losses(self, losses: dict) -> tuple:
+        self.distilled = {
+            name.partition('.')[2]: loss
+            for name, loss in losses.items() if name.startswith('distill.')
+        }
+        self.reached = {
+            name: torch.autograd.grad(loss, self.first, retain_graph=True)[0]
+            for name, loss in self.distilled.items()
+        }
+        loss, self.log = self._parse_losses(losses)
+        return loss, self.log
+
+    def step(self, *_) -> None:
+        self.reached['sum'] = self.first.grad.clone()
+        self.learnt = {
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None and parameter.grad.isfinite().all()
+        }
+
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
+        self.metrics = metrics
+
+
+@every_config
+def test_config_trains_and_is_evaluated(path, tmp_path):
+    """One iteration of the real runner on images in COCO's layout.
+
+    Nothing of the config is changed but what :func:`make_smaller` changes, the
+    number of iterations, the processes that load data, and that no weights
+    are downloaded.
+    """
+    witness = Witness()
+    runner = Runner.from_cfg(one_small_step(path, tmp_path))
+    runner.register_hook(witness)
+    runner.train()
+
+    assert all(value.isfinite() for value in witness.log.values())
+    assert set(witness.distilled) == terms(path)
+    assert all(loss > 0 for loss in witness.distilled.values())
+    for name, gradient in witness.reached.items():
+        assert gradient.isfinite().all() and gradient.any(), name
+    # All that upstream trains of the student, and the boundary head.
+    assert witness.learnt == {
+        name
+        for name, parameter in witness.model.named_parameters()
+        if parameter.requires_grad
+    }
+    if terms(path):
+        assert not any(name.startswith('teacher.') for name in witness.learnt)
+        for side in (witness.model.student, witness.model.teacher):
+            assert frozen_teacher_distill.num_classes_of(side) == 80
+    scores = {'coco/bbox_mAP', 'coco/segm_mAP', 'coco/boundary_mAP'}
+    if not evaluates_masks(path):
+        scores = {'coco/bbox_mAP'}
+    elif 'solov2' in path.stem:
+        scores -= {'coco/bbox_mAP'}
+    assert scores <= set(witness.metrics)
+
+
+def test_student_of_a_run_is_the_plain_detector(tmp_path):
+    """What the hook writes loads strictly, and finds what the run found."""
+    path, = (ROOT / 'configs/mmdet').rglob('bckd_*_coco-tiny-overfit-*.py')
+    cfg = one_small_step(path, tmp_path)
+    cfg.default_hooks.checkpoint.interval = 1
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+
+    entry, = (model
+              for model in metafile(path.with_name('metafile.yml'))['Models']
+              if model['Name'] == path.stem)
+    student = Config.fromfile(
+        path.with_name(f'{entry["Metadata"]["Student"]}.py'))
+    student.model.test_cfg = cfg.model.architecture.test_cfg
+    init_default_scope('mmdet')
+    plain_student = MODELS.build(student.model).eval()
+    checkpoint = torch.load(
+        tmp_path / 'iter_1_student.pth', weights_only=True)
+    plain_student.load_state_dict(checkpoint['state_dict'], strict=True)
+
+    runner.model.eval()
+    batch = next(iter(runner.val_dataloader))
+    with torch.no_grad():
+        found = runner.model.val_step(batch)[0].pred_instances
+        expected = plain_student.val_step(batch)[0].pred_instances
+    for key in ('bboxes', 'scores', 'labels', 'masks'):
+        assert torch.equal(found[key], expected[key])
+
+
+def test_other_number_of_classes_ends_a_run_before_it_starts(tmp_path):
+    path, = (ROOT / 'configs/mmdet').rglob('mask-rcnn_r18-w16_*-overfit-*.py')
+    cfg = one_small_step(path, tmp_path)
+    cfg.model.roi_head.bbox_head.num_classes = 79
+    with pytest.raises(
+            ValueError,
+            match='num_classes=79, but CocoDataset has 80 classes'):
+        Runner.from_cfg(cfg).train()
+
+
+# What configs say
+
+
+@every_config
+def test_config_has_the_hooks_and_metrics_of_all(path):
+    cfg = config(path)
+    assert 'mmbckd' in cfg.custom_imports.imports
+    assert {hook['type'] for hook in cfg.custom_hooks} == {
+        'DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook'
+    }
+    assert cfg.val_evaluator == cfg.test_evaluator
+    assert cfg.val_evaluator.type == (
+        'CocoBoundaryMetric' if evaluates_masks(path) else 'CocoMetric')
+
+
+@every_distillation
+def test_teacher_is_the_one_of_its_checkpoint_and_fits_the_student(path):
+    cfg = config(path)
+    file, checkpoint = file_of(cfg.model.teacher), cfg.model.teacher_ckpt
+    teacher = config(file)
+    if MMDET in file.parents:
+        entry, = (
+            entry for entry in metafile(file.with_name('metafile.yml'))
+            ['Models'] if entry['Name'] == file.stem)
+        assert entry['Config'] == f'configs/{file.relative_to(MMDET)}'
+        assert checkpoint == entry['Weights']
+    else:
+        iters = teacher.train_cfg.max_iters
+        assert checkpoint == f'work_dirs/{file.stem}/iter_{iters}.pth'
+
+    architecture = cfg.model.architecture
+    # What is fed to one is fed to the other.
+    assert (plain(teacher.model.data_preprocessor) == plain(
+        architecture.data_preprocessor))
+    assert teacher.model.type == architecture.type
+    assert plain(teacher.train_dataloader.dataset.type) == \
+        cfg.train_dataloader.dataset.type
+
+
+@every_distillation
+def test_configs_of_a_row_differ_in_their_distiller_only(path):
+    row = path.stem.partition('_')[2]
+    assert (plain(config(path), ('distiller', )) == plain(
+        config(path.with_name(f'bckd_{row}.py')), ('distiller', )))
+
+
+@pytest.mark.parametrize('teacher, student', ROWS, ids='-'.join)
+def test_every_row_of_the_zoo_is_there(teacher, student):
+    here = {path.stem: path for path in CONFIGS}
+    row = f'{"_".join(teacher.split("_")[:2])}_{student}'
+    assert {f'bckd_{row}', f'bckd-pkd_{row}'} <= set(here)
+    razor = {path.stem for path in MMRAZOR.rglob('pkd_fpn_*.py')}
+    in_razor = f'pkd_fpn_{row.replace("_fpn", "")}' in razor
+    assert (f'pkd_{row}' in here) != in_razor
+    assert (student in here) != (upstream(student) is not None)
+    assert file_of(
+        config(here[f'bckd_{row}']).model.teacher) == upstream(teacher)
+
+
+@each([path for path in CONFIGS if path.stem in dict(map(reversed, ROWS))])
+def test_derived_student_is_upstreams_with_upstreams_resnet18(path):
+    assert upstream(path.stem) is None, 'upstream has it: use that one'
+    assert path.read_text().startswith('# Derived: upstream has ')
+    cfg = config(path)
+    larger = config(upstream(path.stem.replace('_r18_', '_r50_')))
+    changed = ('depth', 'init_cfg', 'in_channels')
+    assert plain(cfg.model, changed) == plain(larger.model, changed)
+    r18 = config(upstream('retinanet_r18_fpn_1x_coco')).model
+    assert cfg.model.backbone.depth == 18
+    assert cfg.model.backbone.init_cfg == r18.backbone.init_cfg
+    assert cfg.model.neck.in_channels == r18.neck.in_channels
+    heads = ('bbox_head', 'mask_head', 'rpn_head', 'roi_head')
+    for head in heads:
+        assert plain(cfg.model.get(head, {})) == plain(
+            larger.model.get(head, {}))
+    for key in SCHEDULE:
+        assert plain(cfg[key]) == plain(larger[key])
+
+
+SCHEDULE = ('train_dataloader', 'val_dataloader', 'optim_wrapper',
+            'param_scheduler', 'train_cfg')
+
+
+@every_config
+def test_metafile_names_collection_data_teacher_and_student(path):
+    entry, = (model
+              for model in metafile(path.with_name('metafile.yml'))['Models']
+              if model['Name'] == path.stem)
+    assert ROOT / entry['Config'] == path
+    said = entry['Metadata']
+    assert said['Training Data'] == 'COCO'
+    if not terms(path):
+        assert entry['In Collection'] not in ('BCKD', 'PKD')
+        return
+    kind, _, row = path.stem.partition('_')
+    assert entry['In Collection'] == kind.partition('-')[0].upper()
+    cfg = config(path)
+    assert said['Teacher'] == file_of(cfg.model.teacher).stem
+    assert row.endswith(said['Student'])
+    local = path.with_name(f'{said["Student"]}.py')
+    alone = config(local if local.exists() else upstream(said['Student']))
+    # So that its checkpoint is one of the student's own config.
+    assert plain(cfg.model.architecture) == plain(alone.model)
+    for key in SCHEDULE:
+        assert plain(cfg[key]) == plain(alone[key])
+    assert plain(cfg.val_evaluator, ('type', )) == plain(
+        alone.val_evaluator, ('type', ))
+
+
+def test_page_names_every_folder():
+    page = (ROOT / 'configs/mmdet/README.md').read_text()
+    for folder in (ROOT / 'configs/mmdet').iterdir():
+        assert folder.is_file() or f']({folder.name})' in page
