@@ -16,3 +16,8 @@ model = dict(
             student={{_base_.feature}},
             teacher={{_base_.feature}},
             max_tokens=512)))
+
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='BCKDVisualizationHook', interval=300)
+]
