@@ -131,7 +131,7 @@ def _send_peak_memory(sender, num_threads: int, build: Callable[..., Run],
         run()
     peak = (
         torch.cuda.max_memory_allocated(device)
-        if on_gpu else _resident('VmHWM'))
+        if on_gpu else resident_memory('VmHWM'))
     sender.send(peak - before)
 
 
@@ -143,10 +143,10 @@ def _reset_gpu_peak(device: str) -> int:
 def _reset_resident_peak() -> int:
     ctypes.CDLL(None).malloc_trim(0)
     Path('/proc/self/clear_refs').write_text('5')
-    return _resident('VmRSS')
+    return resident_memory()
 
 
-def _resident(field: str) -> int:
+def resident_memory(field: str = 'VmRSS') -> int:
     """Bytes of a field of this process's status, Linux only."""
     status = Path('/proc/self/status').read_text()
     return int(re.search(rf'^{field}:\s*(\d+) kB', status, re.M)[1]) * 1024
