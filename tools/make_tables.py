@@ -169,7 +169,7 @@ def fill(text: str) -> str:
         return '\n'.join([match[1], *lines, match[3]])
 
     return re.sub(
-        r'(<!-- table: (\w+) -->)\n(?:.*?\n)?(<!-- end -->)',
+        r'(<!-- table: (\w+) -->)\n(?:.*?\n)??(<!-- end -->)',
         table,
         text,
         flags=re.DOTALL)
