@@ -31,3 +31,15 @@ def test_a_changed_log_changes_the_table(tmp_path, monkeypatch):
     assert '12.3' in row and '1.00' not in row
     row, = (r for r in table.splitlines() if r.startswith('| teacher'))
     assert row.count('not run') == len(make_tables.METRICS)
+
+
+def test_an_empty_table_is_filled_without_touching_the_next(monkeypatch):
+    sys.path.insert(0, str(ROOT / 'tools'))
+    import make_tables
+    monkeypatch.setattr(make_tables, 'TABLES',
+                        dict(a=lambda: ['A'], b=lambda: ['B']))
+    text = ('<!-- table: a -->\n<!-- end -->\nbetween\n'
+            '<!-- table: b -->\nold\nrows\n<!-- end -->\nafter\n')
+    assert make_tables.fill(text) == (
+        '<!-- table: a -->\nA\n<!-- end -->\nbetween\n'
+        '<!-- table: b -->\nB\n<!-- end -->\nafter\n')
