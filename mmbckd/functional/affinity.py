@@ -16,8 +16,8 @@ SOURCES = ('semantic', 'feature', 'label')
 
 # (dy, dx) from the first pixel of a pair to the second; dy >= 0 throughout.
 Displacement = tuple[int, int]
-# The weights A and 1 - A, (N, h, w) each, of all pairs of a displacement.
-PairWeights = Callable[[Displacement], tuple[Tensor, Tensor]]
+# The weights A and 1 - A, (2, N, h, w), of all pairs of a displacement.
+PairWeights = Callable[[Displacement], Tensor]
 
 # Channels whose products are held at once when two pixels are compared.
 _CHANNEL_GROUP = 16
@@ -244,9 +244,9 @@ def _semantic_weights(teacher: Tensor, z: Tensor, tau: float) -> PairWeights:
                          'pass e.g. tau=1.0')
     p = torch.softmax(_resize(teacher.to(z.dtype) / tau, z), dim=1)
 
-    def weights(displacement: Displacement) -> tuple[Tensor, Tensor]:
+    def weights(displacement: Displacement) -> Tensor:
         affinity = _pair_products(p, displacement)
-        return affinity, 1 - affinity
+        return torch.stack([affinity, 1 - affinity])
 
     return weights
 
@@ -281,11 +281,11 @@ def _feature_weights(teacher: Tensor | Sequence[Tensor], z: Tensor,
         constant = sigma <= 64 * torch.finfo(z.dtype).eps
         sigmas.append(sigma.masked_fill(constant, math.inf))
 
-    def weights(displacement: Displacement) -> tuple[Tensor, Tensor]:
+    def weights(displacement: Displacement) -> Tensor:
         affinity = sum(
             torch.exp(-distance(g, displacement) / sigma)
             for g, sigma in zip(maps, sigmas)) / len(maps)
-        return affinity, 1 - affinity
+        return torch.stack([affinity, 1 - affinity])
 
     return weights
 
@@ -315,11 +315,13 @@ def _label_weights(teacher: Tensor, z: Tensor,
             for new, old in zip(z.shape[1:], labels.shape[1:]))
         labels = labels[:, y[:, None], x]
 
-    def weights(displacement: Displacement) -> tuple[Tensor, Tensor]:
+    known = labels != ignore_index
+
+    def weights(displacement: Displacement) -> Tensor:
         first, second = _pair_ends(labels, displacement)
-        valid = (first != ignore_index) & (second != ignore_index)
-        same = first == second
-        return (same & valid).to(z.dtype), (~same & valid).to(z.dtype)
+        valid = torch.logical_and(*_pair_ends(known, displacement))
+        same = valid & (first == second)
+        return torch.stack([same, valid ^ same]).to(z.dtype)
 
     return weights
 
@@ -446,16 +448,16 @@ class _PairSums:
     def _add_pairs(self, displacement: Displacement, maximum: Tensor,
                    grad: Tensor | None) -> None:
         """Add the pairs of one displacement; write the gradient in m."""
-        together, apart = self.pair_weights(displacement)
+        weights = self.pair_weights(displacement)
         m, _ = _pair_ends(maximum, displacement)
         # log a = -softplus(m) and log(1 - a) = -softplus(-m).
-        self.weight += torch.stack([together.sum(), apart.sum()])
-        self.loss -= torch.stack([(together * F.logsigmoid(-m)).sum(),
-                                  (apart * F.logsigmoid(m)).sum()])
+        m = torch.stack([m, -m])
+        self.weight += weights.sum(dim=(1, 2, 3))
+        self.loss -= (weights * F.logsigmoid(-m)).sum(dim=(1, 2, 3))
         if grad is not None:
             first, _ = _pair_ends(grad, displacement)
-            torch.mul(together, torch.sigmoid(m), out=first[0])
-            torch.mul(apart, torch.sigmoid(-m), out=first[1]).neg_()
+            torch.mul(weights, m.sigmoid_(), out=first)
+            first[1].neg_()
 
 
 class _BalancedPairLoss(torch.autograd.Function):

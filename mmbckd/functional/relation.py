@@ -4,7 +4,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from .checks import check_map
 
 # Pixels at a side of the tiles that the relations are computed in. On a CPU
-# the few tiles that are held stay in the cache; a GPU wants large products.
+# the few tiles that are held stay in the cache, and larger ones are no faster;
+# a GPU wants large products.
 _CPU_TILE = 512
 _GPU_TILE = 2048
 # A logit that leaves its pixel out: exp2 gives 0 next to any other logit, and
@@ -97,10 +98,10 @@ def relation_kl(student: Tensor,
     _check_arguments(student, teacher, tau, block_size)
     with torch.autocast(student.device.type, enabled=False):
         tf32 = _may_use_tf32(student, teacher)
-        student, teacher = _comparable(student, teacher)
-        f_s = _scaled_features(student, tau, center)
-        f_t = _scaled_features(teacher, tau, center)
-        return _RelationKL.apply(f_s, f_t, tau, exclude_self, block_size, tf32)
+        student, teacher = _comparable(student, teacher, center)
+        f_s = _scaled_features(student.flatten(2), tau)
+        return _RelationKL.apply(f_s, teacher.flatten(2), tau, exclude_self,
+                                 block_size, tf32)
 
 
 def relation_rows(student: Tensor,
@@ -156,13 +157,13 @@ def relation_rows(student: Tensor,
                          '[(0.5, 0.5)] for the centre')
     with torch.no_grad(), \
             torch.autocast(student.device.type, enabled=False):
-        student, teacher = _comparable(student, teacher)
+        student, teacher = _comparable(student, teacher, center)
         height, width = student.shape[-2:]
         y, x = (places * places.new_tensor([height, width])).long().T
         pixels = (y * width + x).tolist()
         rows = []
         for features in (student, teacher):
-            f = _scaled_features(features, tau, center)
+            f = _scaled_features(features.flatten(2), tau)
             logits = f[:, pixels] @ f.mT * _LN2
             if exclude_self:
                 logits[:, range(len(pixels)), pixels] = _EXCLUDED
@@ -170,8 +171,10 @@ def relation_rows(student: Tensor,
         return rows[0], rows[1]
 
 
-def _comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in one precision; the map with more pixels resized to the other."""
+def _comparable(student: Tensor, teacher: Tensor,
+                center: bool) -> tuple[Tensor, Tensor]:
+    """Both in one precision, the map with more pixels resized to the other,
+    perhaps centred."""
     student = student.to(torch.promote_types(student.dtype, torch.float32))
     teacher = teacher.detach().to(student.dtype)
     size_s, size_t = student.shape[-2:], teacher.shape[-2:]
@@ -180,29 +183,27 @@ def _comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         student = F.interpolate(student, size=size_t, **options)
     elif size_s != size_t:
         teacher = F.interpolate(teacher, size=size_s, **options)
+    if center:
+        student = student - student.mean(dim=(2, 3), keepdim=True)
+        teacher = teacher - teacher.mean(dim=(2, 3), keepdim=True)
     return student, teacher
 
 
-def _scaled_features(features: Tensor, tau: float, center: bool) -> Tensor:
-    """f / |f| of each pixel, (N, HW, C), times the root of log2(e) / tau.
+def _scaled_features(f: Tensor, tau: float) -> Tensor:
+    """f / |f| times the root of log2(e) / tau, (..., C, HW) -> (..., HW, C).
 
     Their products are the logits in base 2, so that R is the softmax of them
     with exp2, which is a quarter of exp's time on a CPU.
     """
-    f = features.flatten(2).mT
-    if center:
-        f = f - f.mean(dim=1, keepdim=True)
-    norm = torch.linalg.vector_norm(f, dim=2, keepdim=True)
+    norm = torch.linalg.vector_norm(f, dim=-2, keepdim=True)
     # Division by infinity makes the value and the gradient 0. F.normalize
     # would multiply the gradient of a dead pixel by 1e12.
     norm = norm.masked_fill(norm < 1e-12, torch.inf)
-    # In place, because the teacher's features may be the largest tensor here.
-    copy = f.clone(memory_format=torch.contiguous_format)
-    return copy.div_(norm * math.sqrt(tau * _LN2))
+    return (f / (norm * math.sqrt(tau * _LN2))).mT.contiguous()
 
 
 class _RelationKL(torch.autograd.Function):
-    """mean_i KL(R^T_i || R^S_i) of scaled features f.
+    """mean_i KL(R^T_i || R^S_i) of the student's scaled features.
 
     For the logits s_ij = <f_i, f_j> of the student,
     dL/ds_ij = (R^S_ij - R^T_ij) / (N HW), and s_ij depends on f_i and on
@@ -211,16 +212,18 @@ class _RelationKL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, f_s: Tensor, f_t: Tensor, tau: float, exclude_self: bool,
-                block_size: int | None, tf32: bool) -> Tensor:
+    def forward(ctx, f_s: Tensor, teacher: Tensor, tau: float,
+                exclude_self: bool, block_size: int | None,
+                tf32: bool) -> Tensor:
         with_grad = ctx.needs_input_grad[0]
         if _runs_triton(f_s):
             from .relation_triton import fused_relation_kl
+            f_t = _scaled_features(teacher, tau)
             with torch.cuda.device_of(f_s):
                 total, grad = fused_relation_kl(f_s, f_t, exclude_self,
                                                 with_grad, tf32)
         else:
-            total, grad = _tiled_relation_kl(f_s, f_t, tau, exclude_self,
+            total, grad = _tiled_relation_kl(f_s, teacher, tau, exclude_self,
                                              block_size, with_grad)
         scale = _LN2 / f_s[..., 0].numel()
         if with_grad:
@@ -234,7 +237,7 @@ class _RelationKL(torch.autograd.Function):
         return grad_loss * grad, None, None, None, None, None
 
 
-def _tiled_relation_kl(f_s: Tensor, f_t: Tensor, tau: float,
+def _tiled_relation_kl(f_s: Tensor, teacher: Tensor, tau: float,
                        exclude_self: bool, block_size: int | None,
                        with_grad: bool) -> tuple[Tensor, Tensor | None]:
     r"""Sum over images and rows of KL(R^T_i || R^S_i), in bits.
@@ -251,26 +254,33 @@ def _tiled_relation_kl(f_s: Tensor, f_t: Tensor, tau: float,
     Hence the upper triangle of tiles suffices, once for Z and once more for
     the rest: fewer products than whole rows take, and no row is ever held.
     """
+    block_size = block_size or _auto_block_size(f_s)
+    options = tau, exclude_self
     total = f_s.new_zeros(())
     grad = torch.zeros_like(f_s) if with_grad else None
-    tiles = _upper_tiles(f_s, block_size)
     for n in range(len(f_s)):
-        student = _Relation(f_s[n], tau, exclude_self, tiles)
-        teacher = _Relation(f_t[n], tau, exclude_self, tiles)
-        total += torch.log2(student.z / teacher.z).sum()
-        total += (student.c - teacher.c).sum()
-        for rows, cols in tiles:
-            s = student.logits(rows, cols)
-            t = teacher.logits(rows, cols)
+        blocks = f_s[n].split(block_size)
+        relation_s = _Relation(blocks, *options)
+        # The teacher's features may be the largest tensor here: scaled block
+        # by block, their copies fit where tiles were.
+        relation_t = _Relation([
+            _scaled_features(block, tau)
+            for block in teacher[n].split(block_size, dim=1)
+        ], *options)
+        total += relation_s.log_z_over(relation_t)
+        grads = grad[n].split(block_size) if with_grad else ()
+        for i, j in relation_s.upper_tiles():
+            s = relation_s.logits(i, j)
+            t = relation_t.logits(i, j)
             difference = t - s
-            mutual_t = teacher.mutual_(t, rows, cols)
+            mutual_t = relation_t.mutual_(t, i, j)
             cross = torch.dot(mutual_t.flatten(), difference.flatten())
-            total += cross / 2 if rows == cols else cross
+            total += cross / 2 if i == j else cross
             if with_grad:
-                residual = student.mutual_(s, rows, cols).sub_(mutual_t)
-                grad[n, rows] += _matmul(residual, f_s[n, cols])
-                if rows != cols:
-                    grad[n, cols] += _matmul(f_s[n, rows].t(), residual).t()
+                residual = relation_s.mutual_(s, i, j).sub_(mutual_t)
+                grads[i].add_(_matmul(residual, blocks[j]))
+                if i != j:
+                    grads[j].add_(_matmul(blocks[i].t(), residual).t())
     return total, grad
 
 
@@ -281,67 +291,74 @@ class _Relation:
     softmax needs no maximum: c is 0, and one power serves R_ij and R_ji.
 
     Args:
-        f (Tensor): Scaled features, (HW, C).
-        tau (float): Their temperature.
+        blocks (Sequence[Tensor]): Scaled features of some pixels each,
+            (P, C). ``c`` and ``z`` are theirs.
+        tau (float): Temperature of the features.
         exclude_self (bool): Whether the diagonal is left out.
-        tiles (list[tuple[slice, slice]]): The upper triangle.
     """
 
-    def __init__(self, f: Tensor, tau: float, exclude_self: bool,
-                 tiles: list[tuple[slice, slice]]) -> None:
-        self.f = f
+    def __init__(self, blocks: Sequence[Tensor], tau: float,
+                 exclude_self: bool) -> None:
+        self.blocks = blocks
         self.exclude_self = exclude_self
         self.bounded = 1 / (tau * _LN2) <= _MAX_EXPONENT
-        self.c = f.new_full((len(f), ), 0 if self.bounded else -torch.inf)
-        self.z = f.new_zeros(len(f))
-        for rows, cols in tiles:
-            self._add_to_z(rows, cols)
-        # A single pixel without itself relates to nothing.
-        self.z.clamp_(min=torch.finfo(f.dtype).tiny)
+        self.c = [
+            f.new_full((len(f), ), 0 if self.bounded else -torch.inf)
+            for f in blocks
+        ]
+        self.z = [f.new_zeros(len(f)) for f in blocks]
+        for i, j in self.upper_tiles():
+            self._add_to_z(i, j)
+        for z in self.z:  # a single pixel without itself relates to nothing
+            z.clamp_(min=torch.finfo(z.dtype).tiny)
 
-    def logits(self, rows: slice, cols: slice) -> Tensor:
-        """s_ij of a tile."""
-        logits = _matmul(self.f[rows], self.f[cols].t())
-        if self.exclude_self and rows == cols:
+    def upper_tiles(self) -> Iterator[tuple[int, int]]:
+        """(i, j) with i <= j."""
+        return itertools.combinations_with_replacement(
+            range(len(self.blocks)), 2)
+
+    def logits(self, i: int, j: int) -> Tensor:
+        """The logits of a tile."""
+        logits = _matmul(self.blocks[i], self.blocks[j].t())
+        if self.exclude_self and i == j:
             logits.fill_diagonal_(_EXCLUDED)
         return logits
 
-    def mutual_(self, logits: Tensor, rows: slice, cols: slice) -> Tensor:
-        """M_ij = R_ij + R_ji of a tile, in place of its logits."""
-        z_i, z_j = self.z[rows, None], self.z[cols]
+    def mutual_(self, logits: Tensor, i: int, j: int) -> Tensor:
+        """M = R + R^T of a tile, in place of its logits."""
+        z_i, z_j = self.z[i][:, None], self.z[j]
         if self.bounded:
             return logits.exp2_().mul_(1 / z_i + 1 / z_j)
-        r_ij = torch.exp2(logits - self.c[rows, None]).div_(z_i)
-        return logits.sub_(self.c[cols]).exp2_().div_(z_j).add_(r_ij)
+        r_ij = torch.exp2(logits - self.c[i][:, None]).div_(z_i)
+        return logits.sub_(self.c[j]).exp2_().div_(z_j).add_(r_ij)
 
-    def _add_to_z(self, rows: slice, cols: slice) -> None:
-        logits = self.logits(rows, cols)
-        sides = [(rows, 1)] if rows == cols else [(rows, 1), (cols, 0)]
+    def log_z_over(self, other: _Relation) -> Tensor:
+        """Sum of log2(2^c_i Z_i) over all i, minus that of the other."""
+        parts = zip(self.c, self.z, other.c, other.z)
+        return sum((c - c_o + torch.log2(z / z_o)).sum()
+                   for c, z, c_o, z_o in parts)
+
+    def _add_to_z(self, i: int, j: int) -> None:
+        logits = self.logits(i, j)
+        sides = [(i, 1)] if i == j else [(i, 1), (j, 0)]
         if self.bounded:
             powers = logits.exp2_()
-            for side, dim in sides:
-                self.z[side] += powers.sum(dim)
+            for k, dim in sides:
+                self.z[k] += powers.sum(dim)
             return
-        for side, dim in sides:  # c becomes the maximum so far
-            c = torch.maximum(self.c[side], logits.amax(dim))
+        for k, dim in sides:  # c becomes the maximum so far
+            c = torch.maximum(self.c[k], logits.amax(dim))
             powers = torch.exp2(logits - c.unsqueeze(dim))
-            self.z[side] *= torch.exp2(self.c[side] - c)
-            self.z[side] += powers.sum(dim)
-            self.c[side] = c
+            self.z[k] *= torch.exp2(self.c[k] - c)
+            self.z[k] += powers.sum(dim)
+            self.c[k] = c
 
 
-def _upper_tiles(f: Tensor,
-                 block_size: int | None) -> list[tuple[slice, slice]]:
-    """(rows, columns) of the tiles on and above the diagonal."""
-    num_pixels = f.shape[1]
-    if block_size is None:
-        largest = _CPU_TILE if f.device.type == 'cpu' else _GPU_TILE
-        # Small relations too are never held as a whole.
-        block_size = min(largest, math.ceil(num_pixels / 2))
-    num_blocks = math.ceil(num_pixels / block_size)
-    ends = [num_pixels * k // num_blocks for k in range(num_blocks + 1)]
-    blocks = [slice(*pair) for pair in zip(ends, ends[1:])]
-    return list(itertools.combinations_with_replacement(blocks, 2))
+def _auto_block_size(f: Tensor) -> int:
+    """Pixels at a side of a tile for features (N, HW, C)."""
+    largest = _CPU_TILE if f.device.type == 'cpu' else _GPU_TILE
+    # Small relations too are never held as a whole.
+    return min(largest, math.ceil(f.shape[1] / 2))
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:

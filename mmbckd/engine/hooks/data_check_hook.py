@@ -1,12 +1,12 @@
 from typing import Optional, Union
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from ...datasets.checks import check_labels
 from ...models.algorithms.frozen_teacher_distill import num_classes_of
 
 
@@ -57,17 +57,8 @@ class DataCheckHook(Hook):
         for sample in data_batch['data_samples']:
             if 'gt_sem_seg' not in sample:
                 continue
-            labels = sample.gt_sem_seg.data
-            wrong = (labels < 0) | (labels >= classes)
-            wrong &= labels != ignore
-            if wrong.any():
-                raise ValueError(
-                    f'Expected labels 0 to {classes - 1}, or {ignore} for '
-                    'pixels to ignore, but '
-                    f'{getattr(sample, "seg_map_path", "a label map")} has '
-                    f'{torch.unique(labels[wrong]).tolist()}. Correct the '
-                    'annotation, or `num_classes` and '
-                    '`reduce_zero_label` of the config.')
+            check_labels(sample.gt_sem_seg.data, classes, ignore,
+                         getattr(sample, 'seg_map_path', 'a label map'))
 
 
 def _segmentation_head(model: nn.Module) -> Optional[nn.Module]:

@@ -1,0 +1,450 @@
+"""The check of data sets finds what is missing, mislaid or broken in each, and
+nothing in data as they should be."""
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from mmbckd.datasets import checks
+from tests.data_layouts import write_datasets
+from tests.data_layouts_coco import write_coco
+
+ROOT = Path(__file__).parents[1]
+TOOL = ROOT / 'tools' / 'check_data.py'
+CONFIGS = {
+    'voc': 'mmseg::_base_/datasets/pascal_voc12_aug.py',
+    'cityscapes': 'mmseg::_base_/datasets/cityscapes.py',
+    'ade': 'mmseg::_base_/datasets/ade20k.py',
+    'coco_stuff10k': 'mmseg::_base_/datasets/coco-stuff10k.py',
+    'coco': 'mmdet::_base_/datasets/coco_instance.py'
+}
+VOC = Path('data/VOCdevkit/VOC2012')
+ADE = Path('data/ade/ADEChallengeData2016')
+CITYSCAPES = Path('data/cityscapes')
+STUFF = Path('data/coco_stuff10k')
+COCO = Path('data/coco')
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data_sets')
+    write_datasets(root)
+    write_coco(root / COCO, train=3, val=2)
+    return root
+
+
+@pytest.fixture
+def here(written, tmp_path, monkeypatch):
+    """A copy of the data sets in the current directory."""
+    shutil.copytree(written / 'data', tmp_path / 'data')
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def configs(tmp_path_factory):
+    """Upstream's configs of the data, each in one file, which is fast."""
+    folder = tmp_path_factory.mktemp('configs')
+    files = {}
+    for name, base in CONFIGS.items():
+        scope, _, path = base.partition('::')
+        package = Path(importlib.util.find_spec(scope).origin).parent
+        cfg = Config.fromfile(package / '.mim/configs' / path)
+        cfg.default_scope = scope
+        files[name] = folder / f'{name}.py'
+        cfg.dump(files[name])
+    return files
+
+
+@pytest.fixture
+def check(here, configs):
+    """Checks a data set, and returns its problems."""
+
+    def run(name, num_samples=20, **changes):
+        cfg = Config.fromfile(configs[name])
+        cfg.merge_from_dict(changes)
+        return [
+            problem for report in checks.check_config(cfg, num_samples)
+            for problem in report.problems
+        ]
+
+    return run
+
+
+def run_tool(monkeypatch, *arguments):
+    """``python tools/check_data.py``, in this process; the exit code."""
+    spec = importlib.util.spec_from_file_location('check_data_tool', TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(sys, 'argv', ['check_data.py', *map(str, arguments)])
+    try:
+        tool.main()
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def move(source, target):
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(source, target)
+
+
+def only(problems):
+    """The problem, if there is one and it is said once a data set."""
+    kinds = set(problems)
+    assert len(kinds) == 1, kinds
+    return kinds.pop()
+
+
+# What is as it should be
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_good_layout_is_ready_with_a_warning_of_its_few_images(
+        here, configs, name, monkeypatch, capsys):
+    assert run_tool(monkeypatch, configs[name]) == 0
+    printed = capsys.readouterr().out
+    assert printed.rstrip().endswith('ready')
+    number = dict(
+        voc='9,118', cityscapes='2,975', ade='20,210', coco_stuff10k='9,000',
+        coco='118,287')[name]  # yapf: disable
+    assert f'warning: Expected {number} images' in printed
+    assert ('117,266 of the images to have annotations' in printed) == (
+        name == 'coco')
+
+
+def test_known_numbers_of_voc_are_those_of_its_augmented_training_set():
+    numbers = checks.KNOWN['PascalVOCDataset'].numbers
+    train, aug, trainaug, _ = numbers.values()
+    assert train + aug == trainaug == 10_582
+
+
+def test_configs_of_the_package_are_checked_as_they_are(
+        here, monkeypatch, capsys):
+    for name in ('mmseg/pspnet_r101_pspnet_r18/bckd_*_voc12aug-*',
+                 'mmseg/fpn_r50_fpn_r18/bckd_*_camvid-*',
+                 'mmdet/retinanet_r101_retinanet_r50/bckd_*_coco'):
+        path = next((ROOT / 'configs').glob(f'{name}.py'))
+        monkeypatch.delenv('MMBCKD_CAMVID', raising=False)
+        assert run_tool(monkeypatch, path) == 0, capsys.readouterr().out
+
+
+def test_val_and_test_of_one_data_set_are_checked_once(here, configs):
+    reports = checks.check_config(Config.fromfile(configs['cityscapes']))
+    assert [report.title.partition(':')[0]
+            for report in reports] == ['train', 'val, test']
+
+
+def test_repeated_data_set_is_checked_inside(check, configs):
+    dataset = Config.fromfile(configs['ade']).train_dataloader.dataset
+    repeated = dict(type='RepeatDataset', times=2, dataset=dataset)
+    shutil.rmtree(ADE / 'images/training')
+    for loader in ({}, dict(dataset=repeated)):
+        assert 'training' in only(check('ade', train_dataloader=loader))
+
+
+# What is missing or mislaid
+
+
+def test_folder_that_is_not_there_is_said_once_with_what_to_unpack(check):
+    archives = dict(
+        voc='VOCtrainval_11-May-2012.tar',
+        cityscapes='leftImg8bit_trainvaltest.zip',
+        ade='ADEChallengeData2016.zip',
+        coco_stuff10k='coco_stuff10k.py',
+        coco='annotations_trainval2017.zip')
+    shutil.rmtree('data')
+    for name, archive in archives.items():
+        problem = check(name)[0]
+        assert archive in problem and 'there is none' in problem
+        assert str(Path.cwd()) in problem
+
+
+@pytest.mark.parametrize('name, root, mislaid',
+                         [('voc', VOC, 'data/VOC2012'),
+                          ('voc', VOC, 'data/VOCdevkit/x/VOC2012'),
+                          ('ade', ADE, 'data/ADEChallengeData2016'),
+                          ('cityscapes', CITYSCAPES, 'data/Cityscapes'),
+                          ('coco_stuff10k', STUFF, 'data/stuff/coco_stuff10k'),
+                          ('coco', COCO, 'data/coco2017')])
+def test_mislaid_root_is_found(check, name, root, mislaid):
+    move(root, 'elsewhere')
+    move('elsewhere', mislaid)
+    assert f'Move or link {mislaid} to {root}.' in only(check(name))
+
+
+def test_other_year_of_voc_is_not_taken_for_it(check):
+    move(VOC, 'data/VOC2012')
+    shutil.copytree('data/VOC2012', 'data/VOC2007')
+    assert 'link data/VOC2012 to' in only(check('voc'))
+
+
+def test_folder_nested_in_one_of_its_name_is_found(check):
+    move(ADE, 'elsewhere')
+    move('elsewhere', ADE / ADE.name)
+    for problem in check('ade'):
+        assert f'from {ADE / ADE.name} to {ADE}' in problem
+
+
+def test_content_beside_its_folder_is_found(check):
+    move(ADE / 'images', 'data/ade/images')
+    move(ADE / 'annotations', 'data/ade/annotations')
+    assert (f'Move or link images/training, annotations/training from data/ade'
+            f' to {ADE}.') in check('ade')[0]
+
+
+def test_current_directory_that_is_the_data_set_is_found(check, monkeypatch):
+    monkeypatch.chdir(ADE)
+    assert (f'Move or link images/training, annotations/training from . to '
+            f'{ADE}.') in check('ade')[0]
+
+
+def test_folders_that_stayed_in_those_of_their_archives_are_found(check):
+    move(CITYSCAPES / 'gtFine', CITYSCAPES / 'gtFine_trainvaltest/gtFine')
+    assert 'link gtFine/train from data/cityscapes/gtFine_trainvaltest to' \
+        in check('cityscapes')[0]
+
+
+def test_voc_without_its_augmentation_names_the_converter(check):
+    shutil.rmtree(VOC / 'SegmentationClassAug')
+    (VOC / 'ImageSets/Segmentation/aug.txt').unlink()
+    for problem in check('voc'):
+        assert 'voc_aug.py data/VOCdevkit data/VOCdevkit/VOCaug' in problem
+    assert len(check('voc')) == 2
+
+
+def test_cityscapes_without_training_ids_names_what_makes_them(check):
+    for file in CITYSCAPES.rglob('*_labelTrainIds.png'):
+        file.unlink()
+    train, val = check('cityscapes')
+    assert '2 are missing' in train and '1 are missing' in val
+    for word in ('aachen_000000_000019_gtFine_labelIds.png instead',
+                 'CITYSCAPES_DATASET=data/cityscapes csCreateTrainIdLabelImgs',
+                 'createTrainIdLabelImgs', 'cityscapes.py data/cityscapes'):
+        assert word in train
+
+
+def test_coco_stuff_as_downloaded_names_the_converter(check):
+    for split in ('train', 'test'):
+        for file in (STUFF / f'images/{split}2014').iterdir():
+            move(file, STUFF / 'images' / file.name)
+        shutil.rmtree(STUFF / f'images/{split}2014')
+        for file in (STUFF / f'annotations/{split}2014').iterdir():
+            stem = file.name.removesuffix('_labelTrainIds.png')
+            move(file, STUFF / f'annotations/{stem}.mat')
+        shutil.rmtree(STUFF / f'annotations/{split}2014')
+    problems = check('coco_stuff10k')
+    assert len(problems) == 4
+    for problem in problems:
+        assert 'coco_stuff10k.py data/coco_stuff10k' in problem
+    assert '.mat' in problems[1]
+
+
+def test_coco_stuff_without_training_ids_names_what_is_there(check):
+    for file in STUFF.rglob('*_labelTrainIds.png'):
+        move(file, str(file).replace('_labelTrainIds', ''))
+    problem = check('coco_stuff10k')[0]
+    assert 'COCO_train2014_000000000077.png instead' in problem
+    assert 'coco_stuff10k.py' in problem
+
+
+def test_coco_without_annotations_names_them_and_their_archive(check):
+    shutil.rmtree(COCO / 'annotations')
+    train, val = check('coco')
+    assert 'instances_train2017.json' in train and 'holds train2017/' in train
+    assert 'instances_val2017.json' in val
+    assert 'annotations_trainval2017.zip' in val
+
+
+def test_coco_images_in_a_folder_of_the_same_name_are_found(check):
+    move(COCO / 'train2017', 'elsewhere')
+    move('elsewhere', COCO / 'train2017/train2017')
+    problem = only(check('coco'))
+    assert '4 are missing' in problem
+    assert 'found such in data/coco/train2017/train2017' in problem
+
+
+def test_annotation_file_of_the_evaluator_is_checked(check):
+    problem = only(
+        check('coco', val_evaluator=dict(ann_file='data/coco/other.json')))
+    assert 'data/coco/other.json for CocoMetric' in problem
+
+
+def test_split_file_that_names_other_images(check):
+    with open(VOC / 'ImageSets/Segmentation/val.txt', 'a') as file:
+        file.write('2007_999999\n2007_000033.jpg\n')
+    images, maps = check('voc')
+    assert '3 entries of data/VOCdevkit/VOC2012/ImageSets/Segmentation/' \
+        'val.txt' in images
+    assert '2 are missing' in images and '2007_999999.jpg' in images
+    assert '2007_999999.png' in maps
+
+
+def test_empty_folder_and_other_suffix_say_what_is_there(check):
+    file, = (ADE / 'images/validation').iterdir()
+    move(file, file.with_suffix('.JPEG'))
+    problem = check('ade')[0]
+    assert '*.jpg' in problem and 'ADE_val_00000001.JPEG' in problem
+    file.with_suffix('.JPEG').unlink()
+    assert 'is empty' in check('ade')[0]
+
+
+def test_image_without_label_map_and_label_map_without_image(check):
+    (ADE / 'images/training/ADE_train_00000001.jpg').unlink()
+    assert 'annotations/training/ADE_train_00000001.png' in only(check('ade'))
+    (ADE / 'annotations/training/ADE_train_00000002.png').unlink()
+    lost, left = check('ade')
+    assert '1 are missing' in lost and 'ADE_train_00000002.png' in lost
+    assert '1 have none' in left and 'ADE_train_00000001.png' in left
+
+
+# What is broken
+
+FILES = {
+    'voc': (VOC / 'JPEGImages/2008_000002.jpg',
+            VOC / 'SegmentationClassAug/2008_000002.png'),
+    'cityscapes':
+    (CITYSCAPES /
+     'leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png',
+     CITYSCAPES /
+     'gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png'),
+    'ade': (ADE / 'images/training/ADE_train_00000002.jpg',
+            ADE / 'annotations/training/ADE_train_00000002.png'),
+    'coco_stuff10k':
+    (STUFF / 'images/train2014/COCO_train2014_000000000077.jpg', STUFF /
+     'annotations/train2014/COCO_train2014_000000000077_labelTrainIds.png'),
+    'coco': (COCO / 'train2017/000000001001.jpg', )
+}
+CLASSES = dict(voc=21, cityscapes=19, ade=150, coco_stuff10k=171)
+
+
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('size', [0, 0.6])
+def test_file_that_is_cut_off_is_named(check, name, size):
+    for file in FILES[name]:
+        whole = file.read_bytes()
+        file.write_bytes(whole[:int(len(whole) * size)])
+        problem = only(check(name))
+        assert f'Expected {file} to be readable' in problem
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize('name', CLASSES)
+def test_label_outside_the_classes_is_named(check, name):
+    file = FILES[name][1]
+    labels = np.array(Image.open(file))
+    reduced = name in ('ade', 'coco_stuff10k')
+    labels[0, 0] = CLASSES[name] + reduced
+    Image.fromarray(labels).save(file)
+    problem = only(check(name))
+    assert f'labels 0 to {CLASSES[name] - 1}, or 255' in problem
+    assert f'{file} has [{CLASSES[name]}]' in problem
+    # The last class and what is to be ignored may be there.
+    labels[0] = CLASSES[name] + reduced - 1
+    labels[1] = 0 if reduced else 255
+    Image.fromarray(labels).save(file)
+    assert not check(name)
+
+
+@pytest.mark.parametrize('name', CLASSES)
+def test_label_map_of_another_size_or_in_colours_is_named(check, name):
+    file = FILES[name][1]
+    labels = Image.open(file)
+    shape = (labels.height, labels.width)
+    for wrong in (labels.crop((0, 0, 32, 40)), labels.convert('RGB')):
+        wrong.save(file)
+        problem = only(check(name))
+        assert f'height and width {shape}' in problem and str(file) in problem
+        assert str(np.shape(wrong)) in problem
+
+
+def test_image_that_is_not_of_the_size_that_coco_says_is_named(check):
+    file, = FILES['coco']
+    Image.new('RGB', (128, 48)).save(file)
+    problem = only(check('coco'))
+    assert f'{file} to be of height and width (96, 128)' in problem
+    assert 'it is (48, 128)' in problem
+
+
+def test_annotation_file_that_is_cut_off_is_named(check):
+    file = COCO / 'annotations/instances_val2017.json'
+    file.write_text(file.read_text()[:-100])
+    problem = only(check('coco'))
+    assert 'JSONDecodeError' in problem and '.zip' in problem
+
+
+def test_categories_that_are_not_the_classes_are_named(check):
+    file = COCO / 'annotations/instances_train2017.json'
+    content = json.loads(file.read_text())
+    content['categories'][0]['name'] = 'somebody'
+    file.write_text(json.dumps(content))
+    assert 'it has 79 of them' in only(check('coco'))
+
+
+def test_training_set_without_annotations_is_named(check):
+    file = COCO / 'annotations/instances_train2017.json'
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(content, annotations=[])))
+    assert 'none of its 4 passes `filter_cfg`' in only(check('coco'))
+
+
+def test_samples_are_spread_evenly_and_limited(here, configs, monkeypatch):
+    folder = ADE / 'images/training'
+    for i in range(3, 12):
+        for kind, suffix in (('images', 'jpg'), ('annotations', 'png')):
+            name = f'training/ADE_train_{1:08}.{suffix}'
+            shutil.copy(
+                ADE / kind / name, ADE / kind /
+                name.replace('1.', f'{i:02}.').replace('0000000', '000000', 1))
+    assert len(list(folder.iterdir())) == 11
+    opened = []
+    size = checks._image_size
+    monkeypatch.setattr(
+        checks, '_image_size',
+        lambda file: opened.append(Path(file).stem[-2:]) or size(file))
+    report = checks.check_config(Config.fromfile(configs['ade']), 3)[0]
+    assert not report.problems and report.facts[-1] == 'opened: 3'
+    assert opened[:3] == ['01', '06', '11']
+
+
+def test_many_broken_files_are_counted_instead_of_listed(check):
+    names = [f'2007_{i:06}' for i in range(100, 112)]
+    for name in names:
+        (VOC / f'JPEGImages/{name}.jpg').write_bytes(b'')
+        shutil.copy(FILES['voc'][1], VOC / f'SegmentationClass/{name}.png')
+    (VOC / 'ImageSets/Segmentation/val.txt').write_text('\n'.join(names))
+    problems = check('voc')
+    assert len(problems) == 6 and '7 more of the 12' in problems[-1]
+
+
+# The tool
+
+
+def test_tool_ends_with_one_and_a_list(here, configs, monkeypatch, capsys):
+    shutil.rmtree(COCO / 'val2017')
+    assert run_tool(monkeypatch, configs['coco']) == 1
+    printed = capsys.readouterr().out
+    assert '1. Expected data/coco/val2017, but there is none' in printed
+    assert 'ready' in printed and not printed.rstrip().endswith('ready')
+
+
+@pytest.mark.parametrize('name, root', [('coco', COCO), ('voc', VOC)])
+def test_other_data_root_is_checked(here, configs, name, root, monkeypatch,
+                                    capsys):
+    move(root, 'mine')
+    assert run_tool(monkeypatch, configs[name]) == 1
+    capsys.readouterr()
+    assert run_tool(monkeypatch, configs[name], '--data-root', 'mine') == 0
+    assert f'ln -s {Path.cwd() / "mine"} {root}' in capsys.readouterr().out
+
+
+def test_config_without_data_ends_in_a_message(tmp_path, monkeypatch, capsys):
+    file = tmp_path / 'model.py'
+    file.write_text('model = dict()')
+    assert run_tool(monkeypatch, file) == 2
+    assert 'it has none' in capsys.readouterr().err
