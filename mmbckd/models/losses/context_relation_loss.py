@@ -21,8 +21,8 @@ class ContextRelationLoss(nn.Module):
             out. Defaults to False.
         center (bool): Whether to subtract the features' mean over each image
             first. Defaults to False.
-        block_size (int, optional): Rows of the relation that are in memory
-            at a time. Defaults to None: chosen from the size of the maps.
+        block_size (int, optional): Rows and columns of the tiles that the
+            relations are computed in. Defaults to None: chosen by device.
         loss_weight (float): λ_cd. Defaults to 1.
 
     Shape:
