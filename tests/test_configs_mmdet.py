@@ -12,6 +12,7 @@ import mmengine.config.utils
 import mmrazor
 import pytest
 import torch
+from mim.commands.search import convert2df
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.hooks import Hook
@@ -19,6 +20,7 @@ from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
+from modelindex.load_model_index import load as load_model_index
 
 from mmbckd.models.algorithms import frozen_teacher_distill
 from tests.data_layouts_coco import write_coco
@@ -373,6 +375,15 @@ def test_derived_student_is_upstreams_with_upstreams_resnet18(path):
 
 SCHEDULE = ('train_dataloader', 'val_dataloader', 'optim_wrapper',
             'param_scheduler', 'train_cfg')
+
+
+def test_mim_finds_every_config_where_it_lies():
+    index = load_model_index(str(ROOT / 'mmbckd/.mim/model-index.yml'))
+    found = dict(convert2df(index)['config'])
+    assert {
+        name: file
+        for name, file in found.items() if file.startswith('configs/mmdet/')
+    } == {path.stem: str(path.relative_to(ROOT)) for path in CONFIGS}
 
 
 @every_config

@@ -416,7 +416,8 @@ class _PairSums:
     @property
     def grad(self) -> Tensor:
         """Gradient of ``loss`` in z, (2, N, H, W)."""
-        return self._shifted(self.padded_grad, (0, 0))
+        together, apart = self._shifted(self.padded_grad, (0, 0))
+        return torch.stack([together, -apart])
 
     def _shifted(self, padded: Tensor, pixel: Displacement) -> Tensor:
         """The map, a view, that holds x[i + pixel] at i."""
@@ -447,7 +448,8 @@ class _PairSums:
 
     def _add_pairs(self, displacement: Displacement, maximum: Tensor,
                    grad: Tensor | None) -> None:
-        """Add the pairs of one displacement; write the gradient in m."""
+        """Add the pairs of one displacement; write the size of the gradient
+        in m, which for the pairs apart is negative."""
         weights = self.pair_weights(displacement)
         m, _ = _pair_ends(maximum, displacement)
         # log a = -softplus(m) and log(1 - a) = -softplus(-m).
@@ -457,7 +459,6 @@ class _PairSums:
         if grad is not None:
             first, _ = _pair_ends(grad, displacement)
             torch.mul(weights, m.sigmoid_(), out=first)
-            first[1].neg_()
 
 
 class _BalancedPairLoss(torch.autograd.Function):

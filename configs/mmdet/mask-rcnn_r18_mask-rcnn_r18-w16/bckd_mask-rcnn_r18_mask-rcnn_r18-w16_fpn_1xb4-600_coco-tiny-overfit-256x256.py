@@ -9,4 +9,5 @@ model = dict(
     architecture={{_base_.model}},
     teacher='{{fileDirname}}/mask-rcnn_r18_fpn_1xb4-600_coco-tiny-overfit-256x256.py',  # noqa: E501
     teacher_ckpt='work_dirs/mask-rcnn_r18_fpn_1xb4-600_coco-tiny-overfit-256x256/iter_600.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    distiller=dict(
+        _base_.bckd, context=dict(_base_.bckd.context, max_tokens=1024)))

@@ -10,6 +10,7 @@ model = dict(
     _delete_=True,
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
+    # Upstream publishes R101 with deformable convolutions only.
     teacher='mmdet::solov2/solov2_r101-dcn_fpn_ms-3x_coco.py',
     teacher_ckpt='https://download.openmmlab.com/mmdetection/v2.0/solov2/solov2_r101_dcn_fpn_3x_coco/solov2_r101_dcn_fpn_3x_coco_20220513_214734-16c966cb.pth',  # noqa: E501
     distiller={{_base_.bckd}})

@@ -78,12 +78,10 @@ class GroundTruthRecorder(BaseRecorder):
     def _hook(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         if not self._recording:
             return
-        inputs, samples = (
-            kwargs[name] if name in kwargs else
-            args[i] if len(args) > i else None
-            for i, name in enumerate(('inputs', 'data_samples')))
+        call = dict(zip(('inputs', 'data_samples'), args), **kwargs)
+        samples = call.get('data_samples') or [{}]
         instances = self.source == 'gt_instances'
-        truth = [sample.get(self.source) for sample in samples or [{}]]
+        truth = [sample.get(self.source) for sample in samples]
         if any(t is None or instances and 'masks' not in t for t in truth):
             raise ValueError(
                 f'`{self.source}`{" with masks" * instances} is needed for '
@@ -91,11 +89,12 @@ class GroundTruthRecorder(BaseRecorder):
                 "training pipeline (LoadAnnotations), or choose another "
                 "`source` of the boundary term ('semantic', 'feature').")
         if instances:
-            maps = np.stack([
-                instance_id_map(s, inputs.shape[-2:], self.ignore_index)
-                for s in samples
+            inputs = call['inputs']
+            ids = np.stack([
+                instance_id_map(sample, inputs.shape[-2:], self.ignore_index)
+                for sample in samples
             ])
-            record = torch.from_numpy(maps).to(inputs.device)
+            record = torch.from_numpy(ids).to(inputs.device)
         else:
             record = torch.cat([t.data for t in truth])
         self._data_buffer.append(record)
