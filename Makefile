@@ -1,18 +1,22 @@
 # make quickstart   set up, then distil a small student and compare
 # make test         set up, then run the whole test suite
+# make tables       set up, then fill the tables of the docs from results/
 # make setup        .venv with everything in it (done once)
 #
 # PYTHON=python3.12 chooses the Python (3.10 to 3.12).
 
 DONE := .venv/setup.done
 
-.PHONY: quickstart test setup
+.PHONY: quickstart test tables setup
 
 quickstart: setup
 	.venv/bin/python tools/quickstart.py
 
 test: setup
 	.venv/bin/python -m pytest tests
+
+tables: setup
+	.venv/bin/python tools/make_tables.py
 
 setup: $(DONE)
 

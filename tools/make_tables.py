@@ -1,7 +1,9 @@
 """Write the tables of the README files from logs and benchmarks' JSON.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; no figure
-in it is typed.
+in it is typed. NAME is one of TABLES here, or the definition of a table, such
+as ``configs/tables/camvid.yml``: it is filled from the logs in
+``results/camvid``.
 """
 import argparse
 import json
@@ -12,6 +14,8 @@ from typing import Callable, Dict, List
 
 from mmbckd.report.runs import read_log
 from mmbckd.report.tables import lower_is_better
+from mmbckd.tables import read_table, summarize, to_markdown
+from mmbckd.tables.logs import results_log
 
 ROOT = Path(__file__).resolve().parents[1]
 CAMVID = {
@@ -60,6 +64,16 @@ def camvid() -> List[str]:
         title: last_metrics(ROOT / 'results' / 'camvid' / f'{name}.json')
         for title, name in CAMVID.items()
     })
+
+
+def defined(name: str) -> List[str]:
+    """A table by its definition, of the logs that tools/run_table.py kept."""
+    table = read_table(ROOT / name)
+    kept = ROOT / 'results' / table.name
+    costs = kept / 'costs.json'
+    return to_markdown(
+        summarize(table, lambda row, seed: results_log(kept, row, seed),
+                  **json.loads(costs.read_text()) if costs.exists() else {}))
 
 
 def benchmark(name: str) -> dict:
@@ -163,13 +177,14 @@ def fill(text: str) -> str:
 
     def table(match: re.Match) -> str:
         try:
-            lines = TABLES[match[2]]()
+            name = match[2]
+            lines = defined(name) if '/' in name else TABLES[name]()
         except FileNotFoundError:
             lines = ['not run']
         return '\n'.join([match[1], *lines, match[3]])
 
     return re.sub(
-        r'(<!-- table: (\w+) -->)\n(?:.*?\n)??(<!-- end -->)',
+        r'(<!-- table: ([\w./-]+) -->)\n(?:.*?\n)??(<!-- end -->)',
         table,
         text,
         flags=re.DOTALL)

@@ -1,0 +1,323 @@
+"""The runs of a table: their commands, and how far they have come."""
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
+
+from ..report.runs import Log, Run, read_run
+from .definition import Pair, Row, Table, read_config
+
+_BASES = Path(__file__).resolve().parents[1] / '.mim' / 'configs' / '_base_'
+_PACKAGES = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdet'}
+
+
+class Job(NamedTuple):
+    """A run of a row, with one of its seeds.
+
+    Attributes:
+        title (str): What the table calls it.
+        row (Row): The row.
+        seed (int): The seed.
+        work_dir (Path): Where it runs; its name is that of the run.
+        teacher (Path, optional): The checkpoint that another job has to make
+            first.
+    """
+    title: str
+    row: Row
+    seed: int
+    work_dir: Path
+    teacher: Path | None = None
+
+    @property
+    def config(self) -> Config:
+        """The config of its row."""
+        return read_config(self.row.config)
+
+    @property
+    def limit(self) -> int:
+        """The iterations or epochs that it is to make."""
+        loop = self.config.train_cfg
+        return loop.get('max_epochs') or loop['max_iters']
+
+    @property
+    def unit(self) -> str:
+        """What :attr:`limit` counts."""
+        return 'epochs' if 'max_epochs' in self.config.train_cfg \
+            else 'iterations'
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The checkpoint that it ends with."""
+        unit = 'epoch' if self.unit == 'epochs' else 'iter'
+        return self.work_dir / f'{unit}_{self.limit}.pth'
+
+    def log(self) -> Log | None:
+        """What it has logged, if it has been run to its end.
+
+        The last validation is part of that. A checkpoint that was tested
+        instead gives a log with this validation only.
+        """
+        run = self.started()
+        log = Log([], []) if run is None else run.log
+        # Validations do not always say at which iteration they were made.
+        if run is not None and run.progress[0] >= self.limit and \
+                _ends_with_validation(self.work_dir):
+            return log
+        tests = sorted(self.work_dir.glob('*/[0-9]*.json'))
+        if not tests or self._checkpoint_to_test() is None:
+            return None
+        metrics = json.loads(tests[-1].read_text())
+        last = max((record['iter'] for record in log.train), default=0)
+        return Log(log.train, [*log.val, dict(metrics, iter=last)])
+
+    def started(self) -> Run | None:
+        """The run as far as it has come; None if it has logged nothing.
+
+        Raises:
+            ValueError: If what is there was made with another seed.
+        """
+        try:
+            run = read_run(str(self.work_dir), self.row.title)
+        except FileNotFoundError:
+            return None
+        seed = (run.config.get('randomness') or {}).get('seed')
+        if seed != self.seed:
+            raise ValueError(
+                f'Expected a run with the seed {self.seed} in '
+                f'{self.work_dir}, but its config says {seed}. Move it away, '
+                'or choose another --work-dir.')
+        return run
+
+    def command(self, launcher: str = 'none', gpus: int = 0) -> list[str]:
+        """What runs it, or the rest of it.
+
+        Args:
+            launcher (str): 'none' or 'pytorch'. Defaults to 'none'.
+            gpus (int): Processes, 0 for the CPU. Defaults to 0.
+
+        Returns:
+            list[str]: ``mim train …``, or ``mim test …`` if only the
+            evaluation of a checkpoint is missing.
+        """
+        options = [f'randomness.seed={self.seed}']
+        if self.teacher is not None:
+            options.append(f'model.teacher_ckpt={self.teacher}')
+        checkpoint = self._checkpoint_to_test()
+        todo = ['train', _package(self.config), self._config_to_run()]
+        if checkpoint is not None:
+            todo[0] = 'test'
+            todo += ['--checkpoint', checkpoint]
+        elif (self.work_dir / 'last_checkpoint').is_file():
+            todo.append('--resume')
+        return [
+            'mim', *todo, '--launcher', launcher, '--gpus',
+            str(gpus), '--work-dir',
+            str(self.work_dir), '--cfg-options', *options
+        ]
+
+    def _checkpoint_to_test(self) -> str | None:
+        """The row's, or the last of a training that was stopped then."""
+        if self.row.checkpoint is None and self.last_checkpoint.is_file():
+            return str(self.last_checkpoint)
+        return self.row.checkpoint
+
+    def write_config(self) -> None:
+        """Write the config that :meth:`command` names, if it is derived."""
+        if '::' in self.row.config:
+            file = Path(self._config_to_run())
+            file.parent.mkdir(parents=True, exist_ok=True)
+            text = derive_config(self.row.config)
+            # Jobs of other seeds may read it now.
+            part = file.with_name(f'{file.name}.{os.getpid()}.{self.seed}')
+            part.write_text(text)
+            part.replace(file)
+
+    def _config_to_run(self) -> str:
+        if '::' not in self.row.config:
+            return os.path.relpath(self.row.config)
+        # Not in the work directory: mmengine writes one of this name there.
+        return str(self.work_dir.parent / 'derived_configs' /
+                   f'{self.row.name}.py')
+
+
+def plan(table: Table, work_dir: str | Path) -> list[Job]:
+    """The runs of a table, those that others wait for first.
+
+    Args:
+        table (Table): The table.
+        work_dir (str | Path): The folder of all work directories. A run with
+            the seed 0 has the one that ``mim train`` gives it.
+
+    Returns:
+        list[Job]: A job for each row and seed. Rows of one config share
+        theirs.
+
+    Raises:
+        ValueError: If a config has another teacher than its pair.
+    """
+    jobs: dict[Path, Job] = {}
+    for pair in table.pairs:
+        teacher = _teacher_job(pair, Path(work_dir))
+        if teacher is not None:
+            jobs.setdefault(teacher.work_dir, teacher)
+        for row in (pair.student, *pair.distilled):
+            needed = None
+            if row is not pair.student and teacher is not None and \
+                    teacher.row.checkpoint is None:
+                needed = teacher.last_checkpoint
+            for seed in row.seeds:
+                place = Path(work_dir) / row.run_name(seed)
+                jobs.setdefault(
+                    place,
+                    Job(f'{pair.title}: {row.title}, seed {seed}', row, seed,
+                        place, needed))
+    waited_for = {job.teacher for job in jobs.values()}
+    return sorted(jobs.values(),
+                  key=lambda job: job.last_checkpoint not in waited_for)
+
+
+def _teacher_job(pair: Pair, work_dir: Path) -> Job | None:
+    """That of the teacher: a checkpoint that is published is tested.
+
+    Which one, the configs of the pair say.
+    """
+    row = pair.teacher
+    if row is None:
+        return None
+    for distilled in pair.distilled:
+        model = read_config(distilled.config).model
+        teacher = model.get('teacher')
+        if isinstance(teacher, dict):
+            teacher = teacher.get('cfg_path', '')
+        if Path(teacher).stem != row.name:
+            raise ValueError(
+                f'Expected {row.name} as teacher of {distilled.name}, but its '
+                f'config names {teacher}. Correct the pair {pair.title!r}.')
+        # What lies in work_dirs is made by the teacher's own run.
+        checkpoint = model.get('teacher_ckpt')
+        if row.checkpoint is None and not checkpoint.startswith('work_dirs'):
+            row = row._replace(checkpoint=checkpoint)
+    seed = row.seeds[0]
+    return Job(f'{pair.title}: {row.title}, seed {seed}', row, seed,
+               work_dir / row.run_name(seed))
+
+
+def derive_config(config: str) -> str:
+    """A config of upstream with the hooks and metrics of ours.
+
+    Args:
+        config (str): Such as ``'mmseg::pspnet/…'``.
+
+    Returns:
+        str: The text of a config that inherits from it.
+    """
+    found = read_config(config)
+    bases = [config, str(_BASES / 'distill_runtime.py')]
+    lines = []
+    if found.default_scope == 'mmseg':
+        bases.append(str(_BASES / 'seg_evaluator.py'))
+        lines = [
+            'val_evaluator = {{_base_.seg_evaluator}}',
+            'test_evaluator = val_evaluator'
+        ]
+    elif 'segm' in found.val_evaluator.get('metric', ()):
+        lines = [
+            "val_evaluator = dict(type='CocoBoundaryMetric')",
+            'test_evaluator = val_evaluator'
+        ]
+    if _is_distillation(found):  # MMRazor's would evaluate the teacher too
+        lines.append("val_cfg = dict(_delete_=True, type='ValLoop')")
+    inherited = ''.join(f'    {base!r},\n' for base in bases)
+    return f'_base_ = [\n{inherited}]\n' + ''.join(f'{x}\n' for x in lines)
+
+
+def described_work(job: Job, per_step: int = 1) -> str:
+    """The work that is left of a job, in words.
+
+    Args:
+        job (Job): A job that is not done.
+        per_step (int): Processes that each take a batch. Defaults to 1.
+
+    Returns:
+        str: Such as '1000 iterations x batch 8 = 8000 images'.
+    """
+    if job.row.checkpoint is not None or job.last_checkpoint.is_file():
+        return 'evaluation of a checkpoint'
+    batch = job.config.train_dataloader.batch_size * per_step
+    left = steps_left(job)
+    text = f'{left} {job.unit} x batch {batch}'
+    if job.unit == 'iterations':
+        text += f' = {left * batch} images'
+    made_for = re.search(r'_(\d+)xb\d+', job.row.name)
+    if made_for and int(made_for[1]) != per_step:
+        text += f' (the config is made for {made_for[1]} processes)'
+    return text
+
+
+def steps_left(job: Job) -> int:
+    """Iterations or epochs between its last checkpoint and its end."""
+    pointer = job.work_dir / 'last_checkpoint'
+    made = re.search(r'_(\d+)\.pth$',
+                     pointer.read_text()) if pointer.is_file() else None
+    return job.limit - (int(made[1]) if made else 0)
+
+
+def minutes_left(job: Job) -> float | None:
+    """Minutes that it will take, if a run of its config was logged here.
+
+    Args:
+        job (Job): A job that is not done.
+
+    Returns:
+        float, optional: None if no log tells.
+    """
+    if job.row.checkpoint is not None:
+        return None
+    for folder in sorted(job.work_dir.parent.glob(f'{job.row.name}*')):
+        if re.fullmatch(r'(_seed-\d+)?', folder.name[len(job.row.name):]):
+            try:
+                train = read_run(str(folder), folder.name).log.train
+            except FileNotFoundError:
+                continue
+            times = sorted(r['time'] for r in train if 'time' in r)
+            steps = _iterations(job, train)
+            if times and steps is not None:
+                return times[len(times) // 2] * steps / 60
+    return None
+
+
+def _iterations(job: Job, train: list[dict]) -> float | None:
+    """The iterations left; of epochs, if a whole one was logged."""
+    if job.unit == 'iterations':
+        return steps_left(job)
+    last = train[-1]
+    if last.get('epoch', 1) < 2:
+        return None
+    whole = [r['iter'] for r in train if r['epoch'] < last['epoch']]
+    return steps_left(job) * max(whole) / (last['epoch'] - 1)
+
+
+def _package(config: Config) -> str:
+    """Whose train.py takes it."""
+    if _is_distillation(config):
+        return 'mmrazor'
+    return _PACKAGES[config.default_scope]
+
+
+def _is_distillation(config: Config) -> bool:
+    return str(config.model.get('type', '')).endswith('Distill')
+
+
+def _ends_with_validation(work_dir: Path) -> bool:
+    """Whether that is the last that the last start of a run has logged."""
+    last = sorted(work_dir.glob('*/vis_data/[0-9]*.json'))[-1]
+    *_, line = last.read_text().splitlines()
+    try:
+        return 'iter' not in json.loads(line)
+    except json.JSONDecodeError:  # cut off
+        return False

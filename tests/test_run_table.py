@@ -1,0 +1,481 @@
+"""The table runner: what it reads, what it runs, what it makes of the logs."""
+import csv
+import fcntl
+import io
+import json
+import statistics
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import mmengine.config.utils
+import numpy as np
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.fileio import load
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmbckd.report.runs import Log, read_log
+from mmbckd.tables import (Row, Statistic, plan, read_table, summarize, to_csv,
+                           to_markdown)
+from mmbckd.tables import execution
+from mmbckd.tables.cost import model_cost
+from mmbckd.tables.execution import Device, run_jobs
+from mmbckd.tables.jobs import derive_config, minutes_left
+from mmbckd.tables.logs import copy_log, results_log
+from mmbckd.tables.summary import gap_closed
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ROOT / 'tools'
+TABLES = sorted((ROOT / 'configs/tables').glob('*.yml'))
+TOY = ROOT / 'tests/test_compat/toy_distill.py'
+CPU = Device('')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _metafiles_are_read_once():
+    """mmengine reads all of upstream's anew for every ``mmseg::`` base."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.utils, 'load', cache(load))
+        yield
+
+
+@pytest.fixture
+def tool(monkeypatch, tmp_path):
+    """The tool's module; it runs in an empty folder."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    monkeypatch.chdir(tmp_path)
+    import run_table
+    return run_table
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Path:
+    """A table of a tiny student with two seeds, of four iterations each."""
+    rng = np.random.default_rng(0)
+    for folder, top in (('img', 256), ('ann', 2)):
+        (tmp_path / 'data' / folder).mkdir(parents=True)
+        for i in range(2):
+            shape = (64, 64, 3) if folder == 'img' else (64, 64)
+            Image.fromarray(rng.integers(0, top, shape, np.uint8)).save(
+                tmp_path / 'data' / folder /
+                f'{i}.{"jpg" if folder == "img" else "png"}')
+    monkeypatch.setenv('TOY_DATA', str(tmp_path / 'data'))
+    cfg = Config.fromfile(TOY)
+    cfg.custom_imports = dict(imports=['mmbckd'])  # lets it be resumed
+    cfg.default_hooks.logger.log_metric_by_epoch = False
+    preprocessor = cfg.model.data_preprocessor
+    cfg.model = dict(cfg.model.architecture, data_preprocessor=preprocessor)
+    cfg.dump(tmp_path / 'toy.py')
+    return write(tmp_path / 'toy.yml', seeds=[0, 1])
+
+
+def write(path: Path, **changes) -> Path:
+    """A definition with the student toy.py."""
+    node = dict(title='Toy',
+                metrics=['mIoU', 'b0_err'],
+                input_size=[64, 64],
+                pairs=[dict(title='toy', student='toy.py')])
+    path.write_text(yaml.safe_dump({**node, **changes}))
+    return path
+
+
+# ---------------------------------------------------------------- definitions
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(metrics='mIoU'), '`metrics` of the table to be a list'),
+    (dict(rows=[]), "keys .* in the table, but got 'rows'"),
+    (dict(input_size=[64]), r'`input_size` as \[height, width\]'),
+    (dict(seeds=[0, 0]), '`seeds` as a list of different numbers'),
+    (dict(pairs=[dict(title='x')]), '`student` in a pair'),
+    (dict(pairs=[dict(title='x', student=3)]), "row 'student' with the keys"),
+    (dict(pairs=[
+        dict(title='x', student='toy.py', rows=dict(A=dict(seeds=[1])))
+    ]), "`config` in the row 'A'"),
+])
+def test_wrong_definition_is_named_with_its_file(toy, changes, message):
+    with pytest.raises(ValueError, match=f'(?s){message}.*toy.yml'):
+        read_table(write(toy, **changes))
+
+
+@pytest.mark.parametrize('name', ['no.py', 'mmseg::no.py', 'nopackage::a.py'])
+def test_missing_config_is_named(toy, name):
+    with pytest.raises(FileNotFoundError, match=name):
+        read_table(write(toy, pairs=[dict(title='x', student=name)]))
+
+
+def test_every_table_reads_and_its_teachers_are_those_of_its_configs(
+        tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {path.stem
+            for path in TABLES} >= {
+                'voc12aug', 'cityscapes', 'ade20k', 'coco-stuff10k', 'camvid',
+                'ablation', 'coco-detection', 'coco-instance'
+            }
+    for path in TABLES:
+        jobs = plan(read_table(path), 'work_dirs')
+        # What others need comes first, and is made by a job of the table.
+        made = [job.last_checkpoint for job in jobs]
+        for place, job in enumerate(jobs):
+            if job.teacher is not None:
+                assert job.teacher in made[:place]
+                assert str(job.teacher) == job.config.model.teacher_ckpt
+
+
+def test_every_config_of_the_zoo_is_in_a_table():
+    named = {
+        Path(row.config)
+        for path in TABLES
+        for pair in read_table(path).pairs
+        for row in pair.rows
+    }
+    zoo = {
+        path
+        for folder in ('mmseg', 'mmdet')
+        for path in (ROOT / 'configs' / folder).rglob('*.py')
+    }
+    assert zoo <= named
+
+
+@pytest.mark.parametrize('config, metrics', [
+    ('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
+     ['IoUMetric', 'BoundaryIoUMetric', 'ConnectivityMetric']),
+    ('mmrazor::distill/mmseg/cwd/cwd_logits_pspnet_r101-d8_pspnet_r18-d8_'
+     '4xb2-80k_cityscapes-512x1024.py',
+     ['IoUMetric', 'BoundaryIoUMetric', 'ConnectivityMetric']),
+    ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py', ['CocoBoundaryMetric']),
+    ('mmdet::gfl/gfl_r50_fpn_ms-2x_coco.py', ['CocoMetric']),
+    ('mmrazor::distill/mmdet/pkd/pkd_fpn_faster-rcnn_r101_faster-rcnn_r50_'
+     '2x_coco.py', ['CocoMetric']),
+])
+def test_upstreams_config_reports_our_metrics(tmp_path, config, metrics):
+    file = tmp_path / 'derived.py'
+    file.write_text(derive_config(config))
+    cfg = Config.fromfile(file)
+    assert cfg.val_cfg.type == 'ValLoop'
+    assert {'DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook'
+            } <= {hook['type']
+                  for hook in cfg.custom_hooks}
+    for found in (cfg.val_evaluator, cfg.test_evaluator):
+        found = found if isinstance(found, list) else [found]
+        assert [metric['type'] for metric in found] == metrics
+
+
+# -------------------------------------------------------------------- figures
+
+
+def table_of(path: Path, values: dict, seeds: list, **changes):
+    """A table's summary, of values by (title, seed)."""
+    table = read_table(
+        write(path,
+              seeds=seeds,
+              pairs=[
+                  dict(title='toy',
+                       teacher=dict(config='toy.py', seeds=[0]),
+                       student='toy.py',
+                       rows={
+                           'BCKD': 'toy.py',
+                           'CWD': 'toy.py'
+                       })
+              ],
+              **changes))
+    return summarize(
+        table,
+        lambda row, seed: Log([], [dict(values[row.title, seed], iter=4)])
+        if (row.title, seed) in values else None)
+
+
+def test_means_deviations_gains_and_shares_are_right(toy):
+    summary = table_of(
+        toy, {
+            ('teacher', 0): dict(mIoU=50., b0_err=2.),
+            ('student', 0): dict(mIoU=39., b0_err=4.),
+            ('student', 1): dict(mIoU=41., b0_err=4.),
+            ('student', 2): dict(mIoU=40., b0_err=4.),
+            ('BCKD', 0): dict(mIoU=42., b0_err=3.),
+            ('BCKD', 1): dict(mIoU=43., b0_err=4.)
+        }, [0, 1, 2])
+    rows = {row['title']: row for row in summary['rows']}
+    assert rows['student']['metrics']['mIoU']['mean'] == 40.
+    assert rows['student']['metrics']['mIoU']['std'] == pytest.approx(1.)
+    assert 'gain' not in rows['student']['metrics']['mIoU']
+    cell = rows['BCKD']['metrics']['mIoU']
+    assert cell['mean'] == 42.5
+    assert cell['std'] == pytest.approx(0.5**0.5)
+    assert cell['gain'] == 2.5 and cell['gap_closed'] == 0.25
+    fewer = rows['BCKD']['metrics']['b0_err']  # half of 4 -> 2
+    assert fewer['gain'] == -0.5 and fewer['gap_closed'] == 0.25
+    assert (rows['BCKD']['seeds'], rows['BCKD']['seeds_asked']) == ([0, 1],
+                                                                    [0, 1, 2])
+
+    lines = to_markdown(summary)
+    assert lines[0] == '|  | mIoU ↑ | b0_err ↓ | seeds |'
+    assert '| teacher | 50.00 | 2.00 | 1 |' in lines
+    assert '| student | 40.00 ± 1.00 | 4.00 ± 0.00 | 3 |' in lines
+    assert '| BCKD | 42.50 ± 0.71 | 3.50 ± 0.71 | 2 of 3 |' in lines
+    assert '| CWD | not run | not run | 0 of 3 |' in lines
+    assert '| BCKD | +2.50 (25%) | -0.50 (25%) |' in lines
+
+    found = list(csv.DictReader(io.StringIO(to_csv(summary))))
+    assert float(found[2]['mIoU gain']) == 2.5
+    assert found[3]['mIoU mean'] == '' and found[3]['seeds'] == '0'
+    json.dumps(summary, allow_nan=False)
+
+
+def test_without_teacher_or_gap_there_is_no_share(toy):
+    assert gap_closed(41., 40., 40.) is None
+    assert gap_closed(41., 40., None) is None
+    assert gap_closed(None, 40., 44.) is None
+    lines = to_markdown(
+        table_of(toy, {
+            ('student', 0): dict(mIoU=40.),
+            ('BCKD', 0): dict(mIoU=41.)
+        }, [0]))
+    assert '| BCKD | 41.00 | — | 1 |' in lines
+    assert '| BCKD | +1.00 (—) | — |' in lines
+
+
+def test_deviation_is_that_of_a_sample():
+    values = [1., 2., 4., 9.]
+    found = Statistic.of(values)
+    assert found.std == pytest.approx(np.std(values, ddof=1))
+    assert found.mean == statistics.fmean(values)
+    assert Statistic.of([3.]).std is None and Statistic.of([]) is None
+
+
+def test_parameters_and_flops_are_those_of_the_plain_model(toy):
+    cfg = Config.fromfile(toy.with_suffix('.py'))
+    cfg.model = dict(type='mmseg.EncoderDecoder',
+                     backbone=dict(type='ResNet',
+                                   depth=18,
+                                   stem_channels=4,
+                                   base_channels=4,
+                                   norm_cfg=dict(type='BN')),
+                     decode_head=cfg.model.decode_head,
+                     auxiliary_head=dict(cfg.model.decode_head,
+                                         in_index=3,
+                                         channels=100),
+                     test_cfg=dict(mode='whole'))
+    small = model_cost(cfg, (64, 64))
+    large = model_cost(cfg, (128, 64), repeats=2)
+    del cfg.model.auxiliary_head
+    model = Runner.build_model(Runner.__new__(Runner), cfg.model)
+    counted = sum(p.numel() for p in model.parameters())
+    assert small['parameters'] == large['parameters'] == counted
+    assert large['flops'] == 2 * small['flops'] > 0
+    assert large['latency'] > 0 and 'latency' not in small
+
+
+# ----------------------------------------------------------------------- runs
+
+
+class Killed(Hook):
+    """Kills a run in its third iteration."""
+
+    def after_train_iter(self, runner, batch_idx, *args, **kwargs):
+        if runner.iter == 2:
+            raise KeyboardInterrupt
+
+
+def test_killed_run_goes_on_and_a_finished_one_is_not_run_again(
+        toy, tool, monkeypatch, capsys):
+    table = read_table(toy)
+    first, second = plan(table, 'work_dirs')
+    assert first.work_dir != second.work_dir
+    cfg = Config.fromfile(toy.with_suffix('.py'))
+    cfg.work_dir = str(first.work_dir)
+    cfg.randomness = dict(seed=0)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(Killed())
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert first.log() is None and '--resume' in first.command()
+    assert minutes_left(first) > 0
+    assert '--resume' not in second.command()
+
+    assert run_jobs([first], [CPU]) == []
+    log = first.log()
+    assert [record['iter'] for record in log.train] == [1, 2, 3, 4]
+    assert log.val[-1]['iter'] == 4 and log.metrics['mIoU'] >= 0
+    output = (first.work_dir / 'output.txt').read_text()
+    assert 'resumed epoch: 0, iter: 2' in output
+    assert 'randomness.seed=0' in ' '.join(first.command())
+
+    # The tool runs but the other seed.
+    ran = []
+    monkeypatch.setattr(tool, 'run_jobs',
+                        lambda jobs, _: ran.extend(jobs) or [])
+    argv = ['run_table.py', str(toy), '--cpu', '--results', 'kept']
+    monkeypatch.setattr(sys, 'argv', argv)
+    tool.main()
+    assert ran == [second]
+    written = Path('work_dirs/tables/toy.md').read_text()
+    assert '1 of 2' in written and 'parameters' in written
+    assert read_log([Path('kept/toy.json')]) == log
+    # A log that was kept is as good as the work directory.
+    first.work_dir.rename('elsewhere')
+    ran.clear()
+    tool.main()
+    assert ran == [second]
+    assert Path('work_dirs/tables/toy.md').read_text() == written
+
+
+def test_run_killed_in_its_last_validation_is_tested_only(toy, monkeypatch):
+    monkeypatch.chdir(toy.parent)
+    job = plan(read_table(toy), 'work_dirs')[0]
+    job.work_dir.mkdir(parents=True)
+    job.last_checkpoint.touch()
+    assert job.command()[:3] == ['mim', 'test', 'mmsegmentation']
+    assert job.log() is None
+    folder = job.work_dir / '20260101_000000'
+    folder.mkdir()
+    (folder / '20260101_000000.json').write_text('{"mIoU": 3.0, "time": 1}')
+    assert job.log().metrics == dict(mIoU=3.)
+
+
+@pytest.mark.parametrize('records, done', [
+    ([dict(iter=4, step=4), dict(mIoU=1., step=4)], True),
+    ([dict(iter=4, step=4), dict(mIoU=1., step=0)], True),
+    ([dict(iter=2, step=2), dict(mIoU=1., step=2)], False),
+    ([dict(iter=2, step=2), dict(mIoU=1., step=0)], False),
+    ([dict(mIoU=1., step=2), dict(iter=4, step=4)], False),
+])
+def test_only_a_run_validated_at_its_end_is_done(toy, monkeypatch, records,
+                                                 done):
+    monkeypatch.chdir(toy.parent)
+    job = plan(read_table(toy), 'work_dirs')[0]
+    vis_data = job.work_dir / '20260101_000000' / 'vis_data'
+    vis_data.mkdir(parents=True)
+    (vis_data / '20260101_000000.json').write_text('\n'.join(
+        map(json.dumps, records)))
+    Config(dict(randomness=dict(seed=0),
+                train_cfg=job.config.train_cfg)).dump(job.work_dir / 'toy.py')
+    assert (job.log() is not None) == done
+
+
+def test_work_directory_of_another_seed_is_refused(toy, monkeypatch):
+    monkeypatch.chdir(toy.parent)
+    job = plan(read_table(toy), 'work_dirs')[1]
+    vis_data = job.work_dir / '20260101_000000' / 'vis_data'
+    vis_data.mkdir(parents=True)
+    (vis_data / '20260101_000000.json'
+     ).write_text(json.dumps(dict(loss=1., iter=1, step=1)) + '\n')
+    Config(dict(randomness=dict(seed=7))).dump(job.work_dir / 'toy.py')
+    with pytest.raises(ValueError, match='seed 1 .* its config says 7'):
+        job.log()
+
+
+def test_dry_run_prints_the_commands_and_runs_nothing(toy, tool, monkeypatch,
+                                                      capsys):
+    monkeypatch.setattr(subprocess, 'Popen', None)
+    monkeypatch.setattr(
+        sys, 'argv',
+        ['run_table.py', str(toy), '--cpu', '--dry-run'])
+    tool.main()
+    said = capsys.readouterr().out
+    for seed, place in ((0, 'toy'), (1, 'toy_seed-1')):
+        assert (f'CUDA_VISIBLE_DEVICES= mim train mmsegmentation toy.py '
+                f'--launcher none --gpus 0 --work-dir work_dirs/{place} '
+                f'--cfg-options randomness.seed={seed}\n') in said
+    assert '4 iterations x batch 2 = 8 images' in said
+    assert '0 runs done, 2 to run' in said
+    assert not Path('work_dirs').exists()
+
+
+def test_options_give_every_run_its_place(tool, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+
+    def places(*options):
+        monkeypatch.setattr(sys, 'argv', ['run_table.py', 'x.yml', *options])
+        return tool.devices_of(tool.parse_args())
+
+    assert places('--gpus',
+                  '0,2') == [Device('0', gpus=1),
+                             Device('2', gpus=1)]
+    assert places('--launcher', 'pytorch', '--gpus',
+                  '4') == [Device(None, 'pytorch', 4)]
+    assert places('--cpu') == [CPU]
+    for options in (('--gpus', '0,0'), ('--gpus', 'all'),
+                    ('--cpu', '--gpus', '1'), ('--launcher', 'pytorch',
+                                               '--gpus', '0,1')):
+        with pytest.raises(ValueError, match='Expected'):
+            places(*options)
+
+
+def test_failed_run_is_told_and_the_others_run(toy, monkeypatch):
+    monkeypatch.chdir(toy.parent)
+    jobs = plan(read_table(toy), 'work_dirs')
+    monkeypatch.setattr(
+        Device, 'command',
+        lambda *_: ['timeit', '-n1', '-r1', 'import os; os._exit(3)'])
+    failures = run_jobs(jobs, [CPU, CPU])
+    assert len(failures) == 2 and all('ended with 3' in f for f in failures)
+
+
+def test_stopped_runner_leaves_no_run_behind(toy, monkeypatch):
+    monkeypatch.chdir(toy.parent)
+    jobs = plan(read_table(toy), 'work_dirs')
+    monkeypatch.setattr(
+        Device, 'command',
+        lambda *_: ['timeit', '-n1', '-r1', 'import time; time.sleep(60)'])
+
+    def stop(_):
+        while not (jobs[0].work_dir / '.lock').exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execution, 'as_completed', stop)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, [CPU])
+    assert time.monotonic() - start < 30
+    with open(jobs[0].work_dir / '.lock') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert not jobs[1].work_dir.exists()
+
+
+def test_run_that_another_process_makes_is_left_to_it(toy, monkeypatch):
+    monkeypatch.chdir(toy.parent)
+    job = plan(read_table(toy), 'work_dirs')[0]
+    job.work_dir.mkdir(parents=True)
+    with open(job.work_dir / '.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        failure, = run_jobs([job], [CPU])
+    assert 'in use by another process' in failure
+
+
+def test_joined_log_reads_as_the_run_did(tmp_path):
+    log = Log(
+        train=[
+            dict(loss=1., epoch=e, iter=i, step=i)
+            for i, e in ((50, 1), (100, 1), (150, 2), (200, 2))
+        ],
+        val=[dict(mAP=.1, iter=100, epoch=1),
+             dict(mAP=.2, iter=200, epoch=2)])
+    row = Row('x', 'a/b.py', (0, 1))
+    copy_log(tmp_path, row, 1, log)
+    assert results_log(tmp_path, row, 1) == log
+    assert [f.name for f in tmp_path.iterdir()] == ['b_seed-1.json']
+
+
+def test_table_in_the_docs_is_made_from_kept_logs(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import make_tables
+    text = '<!-- table: configs/tables/camvid.yml -->\nold\n<!-- end -->\n'
+    lines = make_tables.fill(text).splitlines()
+    kept = ROOT / 'results/camvid'
+    name = 'fpn_r18-w32_1xb8-1k_camvid-160x240'
+    values = [
+        read_log([file]).metrics['mIoU']
+        for file in (kept / f'{name}{seed}.json'
+                     for seed in ('', '_seed-1', '_seed-2')) if file.exists()
+    ]
+    row, = (x for x in lines if x.startswith('| student |'))
+    assert f'| {statistics.fmean(values):.2f}' in row
