@@ -499,6 +499,15 @@ def test_images_are_evenly_spaced(num_images, expected):
     assert hook.indices == expected
 
 
+@pytest.mark.parametrize('length, expected', [(2, [0, 1]),
+                                              (100, [16, 50, 83])])
+def test_by_default_three_images_are_drawn_if_there_are_as_many(
+        length, expected):
+    hook = BCKDVisualizationHook()
+    hook.before_train(runner_of(length))
+    assert hook.indices == expected
+
+
 @pytest.mark.parametrize('options, message', [
     (dict(interval=0), 'interval'),
     (dict(num_images=0), 'num_images'),

@@ -45,7 +45,8 @@ class BCKDVisualizationHook(Hook):
         interval (int): Iterations from one drawing to the next; it is also
             drawn at the end of training. Defaults to 500.
         num_images (int, optional): Number of images, evenly spaced in the
-            validation set. Defaults to None: 3, unless there are ``indices``.
+            validation set. Defaults to None: 3, or all if there are fewer,
+            unless there are ``indices``.
         indices (Sequence[int], optional): The images' places in the
             validation set. Defaults to None.
         points (Sequence[tuple[float, float]]): Pixels whose relations are
@@ -83,13 +84,11 @@ class BCKDVisualizationHook(Hook):
                  min_area: int = 0,
                  ignore_index: int = 255,
                  backend_args: Optional[dict] = None) -> None:
-        if indices is None:
-            num_images = 3 if num_images is None else num_images
-        elif num_images is not None:
+        if indices is not None and num_images is not None:
             raise ValueError(
                 'BCKDVisualizationHook takes `num_images` or `indices`, but '
                 'got both. Leave one of them out.')
-        elif not indices or not is_seq_of(indices, int):
+        if indices is not None and not (indices and is_seq_of(indices, int)):
             raise ValueError(
                 '`indices` of BCKDVisualizationHook must be one or more '
                 f'integers, but got {indices!r}.')
@@ -129,14 +128,15 @@ class BCKDVisualizationHook(Hook):
                 'config has no `val_dataloader`. Add it, or remove the hook.')
         length = len(runner.val_dataloader.dataset)
         if self.indices is None:
-            if self.num_images > length:
+            count = self.num_images or min(3, length)
+            if count > length:
                 raise ValueError(
                     'BCKDVisualizationHook is to draw num_images='
                     f'{self.num_images}, but the validation set has {length} '
                     'images. Ask for fewer.')
             # The middles of as many equal parts.
-            self.indices = [(2 * i + 1) * length // (2 * self.num_images)
-                            for i in range(self.num_images)]
+            self.indices = [(2 * i + 1) * length // (2 * count)
+                            for i in range(count)]
         for index in self.indices:
             if not 0 <= index < length:
                 raise ValueError(
