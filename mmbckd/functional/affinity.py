@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .checks import check_map
 
@@ -16,7 +15,8 @@ SOURCES = ('semantic', 'feature', 'label')
 
 # (dy, dx) from the first pixel of a pair to the second; dy >= 0 throughout.
 Displacement = tuple[int, int]
-# The weights A and 1 - A, (2, N, h, w), of all pairs of a displacement.
+# The weights A and 1 - A, (2, N, h, w), of all pairs of a displacement; of
+# bools where they are 0 or 1.
 PairWeights = Callable[[Displacement], Tensor]
 
 # Channels whose products are held at once when two pixels are compared.
@@ -90,8 +90,7 @@ def boundary_affinity_loss(boundary_logits: Tensor,
 
     The loss is computed in float32, also under autocast, or in float64 if
     ``boundary_logits`` is float64. Peak memory does not grow with the number
-    of pairs. The gradient reaches ``boundary_logits`` only; it cannot be
-    differentiated again.
+    of pairs. The gradient reaches ``boundary_logits`` only.
 
     Args:
         boundary_logits (Tensor): Student's boundary logits z, any range.
@@ -138,8 +137,13 @@ def boundary_affinity_loss(boundary_logits: Tensor,
     z, displacements, weights = _pairs(boundary_logits, teacher, source,
                                        radius, tau, ignore_index)
     with torch.autocast(z.device.type, enabled=False):
-        with_grad = torch.is_grad_enabled() and z.requires_grad
-        return _BalancedPairLoss.apply(z, displacements, weights, with_grad)
+        # The maximum along a line is one of its pixels: a pair's loss is that
+        # of a pixel, and how often it counts there does not depend on z.
+        with torch.no_grad():
+            together, apart = _weights_at_maxima(z, displacements, weights)
+        # log a = -softplus(m) and log(1 - a) = -softplus(-m).
+        return (_balanced(-F.logsigmoid(-z), together) +
+                _balanced(-F.logsigmoid(z), apart))
 
 
 def affinity_edges(boundary_logits: Tensor,
@@ -194,7 +198,7 @@ def affinity_edges(boundary_logits: Tensor,
         for displacement in pair_displacements(1.1):
             _, apart = weights(displacement)
             for end in _pair_ends(edges, displacement):
-                torch.maximum(end, apart, out=end)
+                torch.maximum(end, apart.to(end.dtype), out=end)
         return edges[:, None]
 
 
@@ -321,7 +325,7 @@ def _label_weights(teacher: Tensor, z: Tensor,
         first, second = _pair_ends(labels, displacement)
         valid = torch.logical_and(*_pair_ends(known, displacement))
         same = valid & (first == second)
-        return torch.stack([same, valid ^ same]).to(z.dtype)
+        return torch.stack([same, valid ^ same])
 
     return weights
 
@@ -385,105 +389,54 @@ def _line_tree(displacements: list[Displacement]) -> _LineNode:
     return root
 
 
-class _PairSums:
-    """Sums over all pairs, and their gradients, in one walk over the lines.
+def _weights_at_maxima(z: Tensor, displacements: list[Displacement],
+                       weights: PairWeights) -> Tensor:
+    """Give the weights of each pair to the highest pixel of its line.
 
-    Index 0 of the sums belongs to A and log a, index 1 to 1 - A and
-    log(1 - a). The walk goes down the tree of lines with the running maximum
-    of z and comes back with its gradient, so that it holds a few maps per
-    pixel of a line, whatever the number of pairs.
+    The walk goes down the tree of lines with the running maximum of z and
+    comes back with the weights of all pairs whose maximum that is, so that
+    it holds a few maps per pixel of a line, whatever the number of pairs.
+
+    Returns:
+        Tensor: The sums of A and of 1 - A that a pixel was given,
+        (2, N, H, W).
     """
+    height, width = z.shape[-2:]
+    # Lines that leave the map run into a margin. They end no pair inside the
+    # map, so that no weight comes from there.
+    margin = max((max(dy, abs(dx)) for dy, dx in displacements), default=0)
+    padded_z = F.pad(z, (margin, margin, 0, margin))
+    padded_total = padded_z.new_zeros(2, *padded_z.shape)
 
-    def __init__(self, z: Tensor, displacements: list[Displacement],
-                 weights: PairWeights, with_grad: bool) -> None:
-        self.size = z.shape[-2:]
-        self.pair_weights = weights
-        self.with_grad = with_grad
-        self.weight = z.new_zeros(2)
-        self.loss = z.new_zeros(2)
-
-        # Lines that leave the map run into a margin. They end no pair inside
-        # the map, so that what the margin holds is never used.
-        self.margin = max((max(dy, abs(dx)) for dy, dx in displacements),
-                          default=0)
-        self.z = F.pad(z, (self.margin, self.margin, 0, self.margin))
-        self.padded_grad = z.new_zeros(2, *self.z.shape if with_grad else ())
-        root = _line_tree(displacements)
-        grad = self._walk(root, self._shifted(self.z, root.pixel))
-        if with_grad:
-            self._shifted(self.padded_grad, root.pixel).add_(grad)
-
-    @property
-    def grad(self) -> Tensor:
-        """Gradient of ``loss`` in z, (2, N, H, W)."""
-        together, apart = self._shifted(self.padded_grad, (0, 0))
-        return torch.stack([together, -apart])
-
-    def _shifted(self, padded: Tensor, pixel: Displacement) -> Tensor:
+    def shifted(padded: Tensor, pixel: Displacement) -> Tensor:
         """The map, a view, that holds x[i + pixel] at i."""
-        top, left = pixel[0], pixel[1] + self.margin
-        return padded[..., top:top + self.size[0], left:left + self.size[1]]
+        top, left = pixel[0], pixel[1] + margin
+        return padded[..., top:top + height, left:left + width]
 
-    def _walk(self, node: _LineNode, maximum: Tensor) -> Tensor | None:
-        """Add the pairs whose lines begin with those to ``node``.
+    def walk(node: _LineNode, maximum: Tensor) -> Tensor:
+        """The weights of the pairs whose lines begin with those to ``node``,
+        less those that pixels behind it have taken.
 
-        ``maximum`` is that of z from each pixel to ``node``. Returns the
-        gradient in ``maximum`` of what was added.
+        ``maximum`` is that of z from each pixel to ``node``.
         """
-        grad = None
-        if self.with_grad:
-            grad = maximum.new_zeros(2, *maximum.shape)
+        kept = maximum.new_zeros(2, *maximum.shape)
         if node.ends_pair:
-            self._add_pairs(node.pixel, maximum, grad)
+            first, _ = _pair_ends(kept, node.pixel)
+            first.copy_(weights(node.pixel))
         for child in node.children.values():
-            z = self._shifted(self.z, child.pixel)
-            child_grad = self._walk(child, torch.maximum(maximum, z))
-            if self.with_grad:
-                # Of equal values the first on the line takes the gradient.
-                is_new = (z > maximum).to(z.dtype)
-                self._shifted(self.padded_grad,
-                              child.pixel).addcmul_(child_grad, is_new)
-                grad.addcmul_(child_grad, 1 - is_new)
-        return grad
+            child_z = shifted(padded_z, child.pixel)
+            given = walk(child, torch.maximum(maximum, child_z))
+            # Of equal values the first on the line is the maximum.
+            is_new = torch.gt(child_z, maximum, out=torch.empty_like(z))
+            shifted(padded_total, child.pixel).addcmul_(given, is_new)
+            kept.addcmul_(given, torch.le(child_z, maximum, out=is_new))
+        return kept
 
-    def _add_pairs(self, displacement: Displacement, maximum: Tensor,
-                   grad: Tensor | None) -> None:
-        """Add the pairs of one displacement; write the size of the gradient
-        in m, which for the pairs apart is negative."""
-        weights = self.pair_weights(displacement)
-        m, _ = _pair_ends(maximum, displacement)
-        # log a = -softplus(m) and log(1 - a) = -softplus(-m).
-        m = torch.stack([m, -m])
-        self.weight += weights.sum(dim=(1, 2, 3))
-        self.loss -= (weights * F.logsigmoid(-m)).sum(dim=(1, 2, 3))
-        if grad is not None:
-            first, _ = _pair_ends(grad, displacement)
-            torch.mul(weights, m.sigmoid_(), out=first)
+    root = _line_tree(displacements)
+    return shifted(padded_total, root.pixel).add_(walk(root, z))
 
 
-class _BalancedPairLoss(torch.autograd.Function):
-    """sum(A * -log a) / sum(A) + sum((1-A) * -log(1-a)) / sum(1-A).
-
-    The loss is a scalar, so that the forward can already compute the
-    gradient, displacement by displacement; the backward scales it.
-    """
-
-    @staticmethod
-    def forward(ctx, z: Tensor, displacements: list[Displacement],
-                weights: PairWeights, with_grad: bool) -> Tensor:
-        sums = _PairSums(z, displacements, weights, with_grad)
-        if with_grad:
-            ctx.save_for_backward(
-                _ratio(sums.grad, sums.weight.view(2, 1, 1, 1)).sum(dim=0))
-        return _ratio(sums.loss, sums.weight).sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_loss: Tensor):
-        grad, = ctx.saved_tensors
-        return grad_loss * grad, None, None, None
-
-
-def _ratio(numerator: Tensor, weight: Tensor) -> Tensor:
-    """numerator / weight, and 0 where there is no weight."""
-    return torch.where(weight > 0, numerator / weight, 0)
+def _balanced(loss: Tensor, weight: Tensor) -> Tensor:
+    """The mean of a loss with weights, and 0 where there is no weight."""
+    total = weight.sum()
+    return (weight * loss).sum() / torch.where(total > 0, total, 1)
