@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Optional
 
-import mmengine.config.utils
 import mmrazor
 import mmseg
 import pytest
@@ -18,12 +17,13 @@ import torch
 from mim.commands.search import convert2df
 from mmengine.config import Config
 from mmengine.fileio import load
-from mmengine.hooks import Hook
-from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner import Runner
 from modelindex.load_model_index import load as load_model_index
 
+from tests.config_walk import Witness, each, without_downloads_and_prints
 from tests.data_layouts import write_datasets
+
+pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -71,20 +71,8 @@ def terms(path: Path) -> set:
     return TERMS.get(path.stem.partition('_')[0], set())
 
 
-def each(configs) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize('path', configs, ids=lambda p: p.stem)
-
-
 every_config = each(CONFIGS)
 every_distillation = each([path for path in CONFIGS if terms(path)])
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _metafiles_are_read_once():
-    """mmengine reads all of upstream's anew for every ``mmseg::`` base."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.utils, 'load', cache(load))
-        yield
 
 
 @cache
@@ -167,46 +155,6 @@ def one_small_step(path: Path, work_dir: Path) -> Config:
     return cfg
 
 
-class Witness(Hook):
-    """Sees the losses of a run, what they reach, and the metrics."""
-
-    def before_train(self, runner: Runner) -> None:
-        self.model = runner.model
-        student = getattr(runner.model, 'architecture', runner.model)
-        self.stem = next(student.backbone.parameters())
-        self._parse_losses = runner.model.parse_losses
-        runner.model.parse_losses = self.parse_losses
-        runner.optim_wrapper.optimizer.register_step_pre_hook(self.step)
-
-    def parse_losses(self, losses: dict) -> tuple:
-        self.distilled = {
-            name.partition('.')[2]: loss
-            for name, loss in losses.items() if name.startswith('distill.')
-        }
-        self.reached = {
-            name: torch.autograd.grad(loss, self.stem, retain_graph=True)[0]
-            for name, loss in self.distilled.items()
-        }
-        loss, self.log = self._parse_losses(losses)
-        return loss, self.log
-
-    def step(self, *_) -> None:
-        gradients = {
-            name: parameter.grad
-            for name, parameter in self.model.named_parameters()
-        }
-        self.learnt = {
-            name
-            for name, grad in gradients.items() if grad is not None
-        }
-        self.finite = all(
-            gradients[name].isfinite().all() for name in self.learnt)
-        self.reached['sum'] = self.stem.grad.clone()
-
-    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
-        self.metrics = metrics
-
-
 @every_config
 def test_config_trains_and_is_evaluated(path, data, tmp_path, monkeypatch):
     """One iteration of the real runner on data in the real layout.
@@ -218,24 +166,16 @@ def test_config_trains_and_is_evaluated(path, data, tmp_path, monkeypatch):
     monkeypatch.chdir(data)
     for name in ('MMBCKD_CAMVID', 'MMBCKD_STREET_SCENES'):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
-    # What is only printed and takes half of the time.
-    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
-    monkeypatch.setattr('mmengine.config.config.FormatCode',
-                        lambda text, **_: (text, False))
+    without_downloads_and_prints(monkeypatch)
 
     witness = Witness()
     runner = Runner.from_cfg(one_small_step(path, tmp_path))
     runner.register_hook(witness)
     runner.train()
 
-    assert all(value.isfinite() for value in witness.log.values())
-    assert set(witness.distilled) == terms(path)
-    assert all(loss > 0 for loss in witness.distilled.values())
-    for name, gradient in witness.reached.items():
-        assert gradient.isfinite().all() and gradient.any(), name
+    witness.check_losses(terms(path))
     # All of the student and of the boundary head, nothing of the teacher.
-    assert witness.finite
+    assert witness.first is next(witness.student.backbone.parameters())
     assert witness.learnt == {
         name
         for name, _ in witness.model.named_parameters()

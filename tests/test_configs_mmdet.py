@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Optional
 
 import mmdet
-import mmengine.config.utils
 import mmrazor
 import pytest
 import torch
 from mim.commands.search import convert2df
 from mmengine.config import Config
 from mmengine.fileio import load
-from mmengine.hooks import Hook
-from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 from modelindex.load_model_index import load as load_model_index
 
 from mmbckd.models.algorithms import frozen_teacher_distill
+from tests.config_walk import Witness, each, without_downloads_and_prints
 from tests.data_layouts_coco import write_coco
 from tests.test_configs import config, metafile, plain
+
+pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / 'configs/mmdet').rglob('*.py'))
@@ -63,20 +63,8 @@ def terms(path: Path) -> set:
     return TERMS.get(path.stem.partition('_')[0], set())
 
 
-def each(configs) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize('path', configs, ids=lambda p: p.stem)
-
-
 every_config = each(CONFIGS)
 every_distillation = each([path for path in CONFIGS if terms(path)])
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _metafiles_are_read_once():
-    """mmengine reads all of upstream's anew for every ``mmdet::`` base."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.utils, 'load', cache(load))
-        yield
 
 
 def upstream(stem: str) -> Optional[Path]:
@@ -110,11 +98,7 @@ def data(tmp_path_factory) -> Path:
 def _nothing_is_downloaded_or_built_twice(data, monkeypatch, teachers):
     monkeypatch.chdir(data)
     monkeypatch.delenv('MMBCKD_COCO', raising=False)
-    monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
-    # What is only printed and takes half of the time.
-    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
-    monkeypatch.setattr('mmengine.config.config.FormatCode',
-                        lambda text, **_: (text, False))
+    without_downloads_and_prints(monkeypatch)
     monkeypatch.setattr(
         frozen_teacher_distill, 'build_model', lambda model, *args: teachers(
             model) if isinstance(model, str) else build(model, *args))
@@ -181,44 +165,6 @@ def one_small_step(path: Path, work_dir: Path) -> Config:
     return cfg
 
 
-class Witness(Hook):
-    """Sees the losses of a run, what they reach, and the metrics."""
-
-    def before_train(self, runner: Runner) -> None:
-        self.model = runner.model
-        student = getattr(runner.model, 'architecture', runner.model)
-        # Upstream freezes the stem and the first stage.
-        self.first = next(parameter
-                          for parameter in student.backbone.parameters()
-                          if parameter.requires_grad)
-        self._parse_losses = runner.model.parse_losses
-        runner.model.parse_losses = self.parse_losses
-        runner.optim_wrapper.optimizer.register_step_pre_hook(self.step)
-
-    def parse_losses(self, losses: dict) -> tuple:
-        self.distilled = {
-            name.partition('.')[2]: loss
-            for name, loss in losses.items() if name.startswith('distill.')
-        }
-        self.reached = {
-            name: torch.autograd.grad(loss, self.first, retain_graph=True)[0]
-            for name, loss in self.distilled.items()
-        }
-        loss, self.log = self._parse_losses(losses)
-        return loss, self.log
-
-    def step(self, *_) -> None:
-        self.reached['sum'] = self.first.grad.clone()
-        self.learnt = {
-            name
-            for name, parameter in self.model.named_parameters()
-            if parameter.grad is not None and parameter.grad.isfinite().all()
-        }
-
-    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
-        self.metrics = metrics
-
-
 @every_config
 def test_config_trains_and_is_evaluated(path, tmp_path):
     """One iteration of the real runner on images in COCO's layout.
@@ -232,11 +178,7 @@ def test_config_trains_and_is_evaluated(path, tmp_path):
     runner.register_hook(witness)
     runner.train()
 
-    assert all(value.isfinite() for value in witness.log.values())
-    assert set(witness.distilled) == terms(path)
-    assert all(loss > 0 for loss in witness.distilled.values())
-    for name, gradient in witness.reached.items():
-        assert gradient.isfinite().all() and gradient.any(), name
+    witness.check_losses(terms(path))
     # All that upstream trains of the student, and the boundary head.
     assert witness.learnt == {
         name

@@ -97,6 +97,21 @@ def test_validations_counted_in_epochs_get_their_iterations(tmp_path):
     assert [(r['iter'], r['mAP']) for r in log.val] == [(100, 0.1), (150, 0.2)]
 
 
+def test_validations_counted_by_nothing_get_their_iterations(tmp_path):
+    """mmengine's default for loops of iterations: all are at step 0."""
+    first = write_log(tmp_path, train(50, loss=4.), train(100, loss=3.),
+                      val(0, mAP=0.1), train(150, loss=2.))
+    resumed = write_log(
+        tmp_path,
+        train(150, loss=1.),
+        train(200, loss=0.),
+        val(0, mAP=0.2),
+        name='20260102_000000')
+    log = read_log([first, resumed])
+    assert log.val == [dict(mAP=0.1, iter=100), dict(mAP=0.2, iter=200)]
+    assert [r['loss'] for r in log.train] == [4., 3., 1., 0.]
+
+
 def test_line_that_is_still_being_written_is_left_out(tmp_path):
     file = write_log(tmp_path, train(10, loss=1.))
     file.write_text(file.read_text() + '{"lr": 0.1, "lo')

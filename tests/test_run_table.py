@@ -1,4 +1,6 @@
 """The table runner: what it reads, what it runs, what it makes of the logs."""
+import argparse
+import copy
 import csv
 import fcntl
 import io
@@ -10,12 +12,11 @@ import time
 from functools import cache
 from pathlib import Path
 
-import mmengine.config.utils
 import numpy as np
 import pytest
 import torch
 import yaml
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.fileio import load
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -31,19 +32,13 @@ from mmbckd.tables.jobs import derive_config, minutes_left
 from mmbckd.tables.logs import copy_log, results_log
 from mmbckd.tables.summary import gap_closed
 
+pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
+
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / 'tools'
 TABLES = sorted((ROOT / 'configs/tables').glob('*.yml'))
 TOY = ROOT / 'tests/test_compat/toy_distill.py'
 CPU = Device('')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _metafiles_are_read_once():
-    """mmengine reads all of upstream's anew for every ``mmseg::`` base."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.utils, 'load', cache(load))
-        yield
 
 
 @pytest.fixture
@@ -99,6 +94,9 @@ def write(path: Path, **changes) -> Path:
     (dict(pairs=[
         dict(title='x', student='toy.py', rows=dict(A=dict(seeds=[1])))
     ]), "`config` in the row 'A'"),
+    (dict(pairs=[
+        dict(title='x', student=dict(config='toy.py', options=dict(a=1)))
+    ]), "`options` of the row 'student' and a `variant`"),
 ])
 def test_wrong_definition_is_named_with_its_file(toy, changes, message):
     with pytest.raises(ValueError, match=f'(?s){message}.*toy.yml'):
@@ -166,6 +164,35 @@ def test_upstreams_config_reports_our_metrics(tmp_path, config, metrics):
     for found in (cfg.val_evaluator, cfg.test_evaluator):
         found = found if isinstance(found, list) else [found]
         assert [metric['type'] for metric in found] == metrics
+
+
+def test_options_of_a_row_change_the_config_that_runs(toy):
+    """The command says the same as the config by which work is estimated."""
+    table = read_table(
+        write(toy,
+              pairs=[
+                  dict(title='x',
+                       student='toy.py',
+                       rows=dict(A=dict(config='toy.py',
+                                        variant='short',
+                                        options={
+                                            'train_cfg.max_iters': 2,
+                                            'model.backbone.strides':
+                                            [1, 1, 2, 2],
+                                            'model.align_corners': True
+                                        })))
+              ]))
+    plain, changed = plan(table, toy.parent)
+    assert (plain.limit, changed.limit) == (4, 2)
+    assert plain.work_dir.name == 'toy'
+    assert changed.work_dir.name == 'toy_short'
+    options = changed.command()[changed.command().index('--cfg-options') + 1:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    run = copy.deepcopy(plain.config)
+    run.merge_from_dict(
+        parser.parse_args(['--cfg-options', *options]).cfg_options)
+    assert run.to_dict() == changed.config.to_dict()
 
 
 # -------------------------------------------------------------------- figures
@@ -402,9 +429,10 @@ def test_options_give_every_run_its_place(tool, monkeypatch):
     assert places('--launcher', 'pytorch', '--gpus',
                   '4') == [Device(None, 'pytorch', 4)]
     assert places('--cpu') == [CPU]
+    assert places('--cpu', '--cpu-runs', '2') == [CPU, CPU]
     for options in (('--gpus', '0,0'), ('--gpus', 'all'),
-                    ('--cpu', '--gpus', '1'), ('--launcher', 'pytorch',
-                                               '--gpus', '0,1')):
+                    ('--cpu', '--gpus', '1'), ('--cpu', '--cpu-runs', '0'),
+                    ('--launcher', 'pytorch', '--gpus', '0,1')):
         with pytest.raises(ValueError, match='Expected'):
             places(*options)
 

@@ -32,7 +32,7 @@ from rich.table import Table  # noqa: E402
 from mmbckd.datasets.street_scenes_generator import (  # noqa: E402
     CLASSES, PALETTE, write_dataset)
 from mmbckd.report import write_report  # noqa: E402
-from mmbckd.report.tables import lower_is_better  # noqa: E402
+from mmbckd.report.tables import heading  # noqa: E402
 
 CONFIGS = osp.join(
     osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs', 'quickstart')
@@ -159,7 +159,7 @@ def main() -> None:
     for title in metrics:
         table.add_column(title, justify='right')
     for key in metrics['teacher']:
-        table.add_row(f'{key} {"↓" if lower_is_better(key) else "↑"}',
+        table.add_row(heading(key),
                       *(f'{values[key]:.2f}' for values in metrics.values()))
     Console().print(table)
     page = write_report([alone, distilled,

@@ -42,6 +42,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cpu',
                         action='store_true',
                         help='use no GPU (default: if there is none)')
+    parser.add_argument('--cpu-runs',
+                        type=int,
+                        default=1,
+                        help='runs at a time on a CPU; OMP_NUM_THREADS says '
+                        'how many threads each has (default: 1)')
     parser.add_argument('--launcher',
                         choices=['none', 'pytorch'],
                         default='none')
@@ -78,11 +83,14 @@ def devices_of(args: argparse.Namespace) -> List[Device]:
                              f'with --launcher pytorch, but got {number}.')
         return [Device('' if cpu else None, 'pytorch', int(number))]
     if cpu:
+        if args.cpu_runs < 1:
+            raise ValueError('Expected --cpu-runs of at least 1, but got '
+                             f'{args.cpu_runs}.')
         if args.gpus:
             raise ValueError(
                 f'Expected no --gpus on the CPU, but got {args.gpus}'
                 f'{"." if args.cpu else "; PyTorch finds no GPU."}')
-        return [Device('')]
+        return [Device('')] * args.cpu_runs
     gpus = (args.gpus or '0').split(',')
     if not all(gpu.isdecimal() for gpu in gpus) or len(set(gpus)) < len(gpus):
         raise ValueError('Expected --gpus as different numbers with commas, '

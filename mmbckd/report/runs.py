@@ -50,9 +50,7 @@ class Run(NamedTuple):
     @property
     def distils(self) -> bool:
         """Whether it trained a student that is only part of its model."""
-        model = self.config.get('model') or {}
-        return str(model.get('type', '')).endswith('Distill') \
-            and 'architecture' in model
+        return is_distillation(self.config)
 
     @property
     def progress(self) -> tuple[int, int | None]:
@@ -69,6 +67,13 @@ class Run(NamedTuple):
         if self.checkpoint is not None:
             done.append(_number(self.checkpoint, unit) or 0)
         return max(done, default=0), limit
+
+
+def is_distillation(config: Config) -> bool:
+    """Whether a config trains a student that is only part of its model."""
+    model = config.get('model') or {}
+    return str(model.get('type', '')).endswith('Distill') \
+        and 'architecture' in model
 
 
 def read_run(path: str, name: str) -> Run:
@@ -190,7 +195,9 @@ def _read_records(file: Path) -> list[dict]:
 def _by_iteration(records: list[dict]) -> list[dict]:
     """The records with an ``iter`` each; ``step`` stays with training's.
 
-    mmengine's validations count epochs if the log does.
+    mmengine's validations count epochs if the log does, or nothing (all are
+    at step 0) where the loop has iterations only and the config does not say
+    ``log_metric_by_epoch=False``.
     """
     iteration, epoch, out = 0, None, []
     for record in records:
@@ -208,7 +215,7 @@ def _by_iteration(records: list[dict]) -> list[dict]:
         if epoch is not None and record['step'] == epoch:
             out.append(dict(metrics, iter=iteration, epoch=epoch))
         else:
-            out.append(dict(metrics, iter=record['step']))
+            out.append(dict(metrics, iter=max(iteration, record['step'])))
     return out
 
 

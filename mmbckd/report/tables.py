@@ -62,6 +62,31 @@ def lower_is_better(metric: str) -> bool:
     return re.search(r'(_err|loss\w*|stray_fragments)$', metric) is not None
 
 
+def heading(metric: str) -> str:
+    """The heading of a metric's column: its bare key, and what is better.
+
+    Args:
+        metric (str): The metric's key, with or without a prefix.
+
+    Example:
+        >>> heading('coco/bbox_mAP'), heading('b0_err')
+        ('bbox_mAP ↑', 'b0_err ↓')
+    """
+    arrow = '↓' if lower_is_better(metric) else '↑'
+    return f'{metric.rpartition("/")[2]} {arrow}'
+
+
+def markdown_table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table whose first column is text.
+
+    Args:
+        heads (list[str]): Headings of the columns.
+        rows (list[list[str]]): Cells of the rows.
+    """
+    lines = [heads, ['---', *['---:'] * (len(heads) - 1)], *rows]
+    return [f'| {" | ".join(line)} |' for line in lines]
+
+
 def describe_metric(metric: str) -> str:
     """A metric of mmbckd or mmseg in a few words; of others, nothing."""
     name, _, width = re.fullmatch(r'(.*?)(_([\d.]+)px)?',

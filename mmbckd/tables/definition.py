@@ -19,16 +19,21 @@ class Row(NamedTuple):
         seeds (tuple[int]): Its seeds; a run for each.
         checkpoint (str, optional): Weights that are tested instead of
             training the config.
+        options (tuple[tuple[str, Any]]): What is changed in the config, as
+            by ``--cfg-options``.
+        variant (str): What such a change adds to the name of its runs.
     """
     title: str
     config: str
     seeds: tuple[int, ...]
     checkpoint: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    variant: str = ''
 
     @property
     def name(self) -> str:
-        """The bare name of its config."""
-        return Path(self.config).stem
+        """The bare name of its config, and what is changed in it."""
+        return '_'.join(filter(None, [Path(self.config).stem, self.variant]))
 
     def run_name(self, seed: int) -> str:
         """The name of a run, and of its work directory and log."""
@@ -199,7 +204,12 @@ class _Reader:
     def row(self, title: str, node: Any, seeds: tuple[int, ...]) -> Row:
         node = dict(config=node) if isinstance(node, str) else node
         self.check(node, f'the row {title!r}', dict(config=str),
-                   dict(title=str, seeds=list, checkpoint=str))
+                   dict(title=str, seeds=list, checkpoint=str, options=dict,
+                        variant=str))
+        if bool(node.get('options')) != bool(node.get('variant')):
+            raise self.error(
+                f'`options` of the row {title!r} and a `variant` that names '
+                'them, or neither', node)
         config = node['config']
         if '::' not in config:
             config = str((self.path.parent / config).resolve())
@@ -208,4 +218,6 @@ class _Reader:
         if checkpoint is not None:  # one file is one run
             seeds = seeds[:1]
         return Row(node.get('title', title), config,
-                   self.seeds(node.get('seeds', list(seeds))), checkpoint)
+                   self.seeds(node.get('seeds', list(seeds))), checkpoint,
+                   tuple(node.get('options', {}).items()),
+                   node.get('variant', ''))

@@ -1,15 +1,16 @@
 """The runs of a table: their commands, and how far they have come."""
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ..report.runs import Log, Run, read_run
+from ..report.runs import Log, Run, is_distillation, read_run
 from .definition import Pair, Row, Table, read_config
 
 _BASES = Path(__file__).resolve().parents[1] / '.mim' / 'configs' / '_base_'
@@ -36,7 +37,11 @@ class Job(NamedTuple):
     @property
     def config(self) -> Config:
         """The config of its row."""
-        return read_config(self.row.config)
+        config = read_config(self.row.config)
+        if self.row.options:
+            config = copy.deepcopy(config)
+            config.merge_from_dict(dict(self.row.options))
+        return config
 
     @property
     def limit(self) -> int:
@@ -104,7 +109,8 @@ class Job(NamedTuple):
             list[str]: ``mim train …``, or ``mim test …`` if only the
             evaluation of a checkpoint is missing.
         """
-        options = [f'randomness.seed={self.seed}']
+        options = [f'{k}={_typed(v)}' for k, v in self.row.options]
+        options.append(f'randomness.seed={self.seed}')
         if self.teacher is not None:
             options.append(f'model.teacher_ckpt={self.teacher}')
         checkpoint = self._checkpoint_to_test()
@@ -230,7 +236,7 @@ def derive_config(config: str) -> str:
             "val_evaluator = dict(type='CocoBoundaryMetric')",
             'test_evaluator = val_evaluator'
         ]
-    if _is_distillation(found):  # MMRazor's would evaluate the teacher too
+    if is_distillation(found):  # MMRazor's would evaluate the teacher too
         lines.append("val_cfg = dict(_delete_=True, type='ValLoop')")
     inherited = ''.join(f'    {base!r},\n' for base in bases)
     return f'_base_ = [\n{inherited}]\n' + ''.join(f'{x}\n' for x in lines)
@@ -302,15 +308,18 @@ def _iterations(job: Job, train: list[dict]) -> float | None:
     return steps_left(job) * max(whole) / (last['epoch'] - 1)
 
 
+def _typed(value: Any) -> str:
+    """A value as mmengine reads it from the command line."""
+    if isinstance(value, list):
+        return f'[{",".join(map(_typed, value))}]'
+    return str(value)
+
+
 def _package(config: Config) -> str:
     """Whose train.py takes it."""
-    if _is_distillation(config):
+    if is_distillation(config):
         return 'mmrazor'
     return _PACKAGES[config.default_scope]
-
-
-def _is_distillation(config: Config) -> bool:
-    return str(config.model.get('type', '')).endswith('Distill')
 
 
 def _ends_with_validation(work_dir: Path) -> bool:

@@ -7,7 +7,7 @@ import statistics
 from typing import Callable, NamedTuple, Sequence
 
 from ..report.runs import Log
-from ..report.tables import lower_is_better
+from ..report.tables import heading, markdown_table
 from .definition import Pair, Row, Table
 
 #: Stands for what cannot be said.
@@ -143,7 +143,7 @@ def to_markdown(summary: dict) -> list[str]:
         list[str]: The lines.
     """
     metrics = summary['metrics']
-    heads = [_head(metric) for metric in metrics]
+    heads = [heading(metric) for metric in metrics]
     costs = [c for c in _COSTS if any(c in row for row in summary['rows'])]
     several = len({row['pair'] for row in summary['rows']}) > 1
     values, gains = [], []
@@ -162,13 +162,13 @@ def to_markdown(summary: dict) -> list[str]:
                 title, *(_gain(row['metrics'].get(m, {}), summary['decimals'])
                          for m in metrics)
             ])
-    lines = _markdown(['', *heads, 'seeds', *(_COSTS[c][0] for c in costs)],
-                      values)
+    lines = markdown_table(
+        ['', *heads, 'seeds', *(_COSTS[c][0] for c in costs)], values)
     if gains:
         lines += [
             '', 'Difference to the student alone, and in brackets the share '
             'of the way from it to the teacher:', '',
-            *_markdown(['', *heads], gains)
+            *markdown_table(['', *heads], gains)
         ]
     if costs:
         height, width = summary['input_size']
@@ -214,11 +214,6 @@ _COSTS = {
 }
 
 
-def _head(metric: str) -> str:
-    name = metric.rpartition('/')[2]
-    return f'{name} {"↓" if lower_is_better(metric) else "↑"}'
-
-
 def _value(row: dict, metric: str, decimals: int) -> str:
     if not row['seeds']:
         return 'not run'
@@ -238,8 +233,3 @@ def _gain(cell: dict, decimals: int) -> str:
     # Adding 0 makes -0 a plain one.
     closed = DASH if share is None else f'{round(share, 2) + 0:.0%}'
     return f'{cell["gain"]:+.{decimals}f} ({closed})'
-
-
-def _markdown(heads: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [heads, ['---', *['---:'] * (len(heads) - 1)], *rows]
-    return [f'| {" | ".join(line)} |' for line in lines]

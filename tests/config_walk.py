@@ -1,0 +1,68 @@
+"""What the walks over the configs share."""
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.model.weight_init import PretrainedInit
+from mmengine.runner import Runner
+
+
+def each(configs) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize('path', configs, ids=lambda p: p.stem)
+
+
+def without_downloads_and_prints(monkeypatch) -> None:
+    """No weights are downloaded; what is only printed takes half the time."""
+    monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
+    monkeypatch.setattr('mmengine.config.config.FormatCode',
+                        lambda text, **_: (text, False))
+
+
+class Witness(Hook):
+    """Sees the losses of a run, what they reach, and the metrics."""
+
+    def before_train(self, runner: Runner) -> None:
+        self.model = runner.model
+        self.student = getattr(runner.model, 'architecture', runner.model)
+        # Upstream's detectors freeze the stem and the first stage.
+        self.first = next(parameter
+                          for parameter in self.student.backbone.parameters()
+                          if parameter.requires_grad)
+        self._parse_losses = runner.model.parse_losses
+        runner.model.parse_losses = self.parse_losses
+        runner.optim_wrapper.optimizer.register_step_pre_hook(self.step)
+
+    def parse_losses(self, losses: dict) -> tuple:
+        self.distilled = {
+            name.partition('.')[2]: loss
+            for name, loss in losses.items() if name.startswith('distill.')
+        }
+        self.reached = {
+            name: torch.autograd.grad(loss, self.first, retain_graph=True)[0]
+            for name, loss in self.distilled.items()
+        }
+        loss, self.log = self._parse_losses(losses)
+        return loss, self.log
+
+    def step(self, *_) -> None:
+        gradients = {
+            name: parameter.grad
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None
+        }
+        self.learnt = set(gradients)
+        self.finite = all(g.isfinite().all() for g in gradients.values())
+        self.reached['sum'] = self.first.grad.clone()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
+        self.metrics = metrics
+
+    def check_losses(self, expected: set) -> None:
+        """All are finite; those of distillation are there, above 0, and reach
+        the first layer that is trained."""
+        assert all(value.isfinite() for value in self.log.values())
+        assert set(self.distilled) == expected
+        assert all(loss > 0 for loss in self.distilled.values())
+        for name, gradient in self.reached.items():
+            assert gradient.isfinite().all() and gradient.any(), name
+        assert self.finite

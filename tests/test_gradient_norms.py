@@ -1,0 +1,87 @@
+"""The gradients that tools/gradient_norms.py reports."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from tests.segmentors import batch
+from tests.test_models.test_bckd_distiller import boundary, build, context
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    import gradient_norms
+    return gradient_norms
+
+
+def model_and_data():
+    """A distillation without chance in it, and a batch as it is loaded."""
+    model = build(boundary=boundary(), context=context(loss_weight=3.0))
+    model.architecture.decode_head.dropout = None
+    images, samples = batch()
+    data = dict(inputs=list(images), data_samples=samples)
+    return model.train(), data
+
+
+def test_gradients_of_all_losses_make_up_that_of_a_step(tool):
+    model, data = model_and_data()
+    found = tool.gradients(model, data)
+    assert set(found) == {'task', 'distill.loss_bd', 'distill.loss_cd'}
+
+    losses = model(**model.data_preprocessor(data, True), mode='loss')
+    model.parse_losses(losses)[0].backward()
+    step = torch.cat([
+        torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
+        for p in model.student.backbone.parameters()
+    ])
+    torch.testing.assert_close(
+        sum(found.values()), step, rtol=1e-4, atol=1e-4)
+
+
+def test_norms_ratios_and_cosines_are_means_over_batches(tool, monkeypatch):
+    batches = [
+        dict(task=[3., 4.], other=[4., 3.]),
+        dict(task=[0., 2.], other=[0., -1.])
+    ]
+    monkeypatch.setattr(
+        tool, 'gradients', lambda model, data:
+        {k: torch.tensor(v)
+         for k, v in data.items()})
+    found = tool.measure(None, batches)
+    assert found['task'] == dict(norm=3.5, ratio=1.0, cosine=1.0)
+    assert found['other'] == pytest.approx(
+        dict(norm=3.0, ratio=(1 + 0.5) / 2, cosine=(0.96 - 1) / 2))
+
+
+def test_the_tool_reads_a_config_and_writes_json(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for file, top, shape in (('img/0.jpg', 256, (64, 64, 3)),
+                             ('ann/0.png', 2, (64, 64))):
+        (tmp_path / file).parent.mkdir()
+        Image.fromarray(rng.integers(0, top, shape,
+                                     np.uint8)).save(tmp_path / file)
+    monkeypatch.setenv('TOY_DATA', str(tmp_path))
+    cfg = Config.fromfile(ROOT / 'tests/test_compat/toy_distill.py')
+    cfg.custom_imports = dict(imports=['mmbckd'])
+    cfg.dump(tmp_path / 'toy.py')
+    out = tmp_path / 'out.json'
+    subprocess.run([
+        sys.executable, ROOT / 'tools/gradient_norms.py', 'toy.py',
+        '--batches', '1', '--out', out
+    ],
+                   cwd=tmp_path,
+                   check=True)
+    found = json.loads(out.read_text())
+    assert found['config'] == 'toy' and found['checkpoint'] is None
+    assert found['losses']['task']['ratio'] == pytest.approx(1)
+    cwd, = (v for k, v in found['losses'].items() if k != 'task')
+    assert cwd['norm'] > 0
