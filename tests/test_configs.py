@@ -13,7 +13,6 @@ from typing import Optional
 import mmrazor
 import mmseg
 import pytest
-import torch
 from mim.commands.search import convert2df
 from mmengine.config import Config
 from mmengine.fileio import load

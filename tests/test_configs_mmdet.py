@@ -3,7 +3,7 @@ truly what it is: its name, its teacher, its model and its metafile.
 
 ``-k mask-rcnn`` and the like run a part of the walk.
 """
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Optional
 
@@ -13,7 +13,6 @@ import pytest
 import torch
 from mim.commands.search import convert2df
 from mmengine.config import Config
-from mmengine.fileio import load
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS

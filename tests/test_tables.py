@@ -1,10 +1,17 @@
 """No figure of README.md is typed: it is what the logs say."""
 import json
+import shutil
 import subprocess
 import sys
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
+import pytest
+import yaml
+
 ROOT = Path(__file__).parents[1]
+STUDENT = 'fpn_r18-w32_1xb8-1k_camvid-120x160'
 
 
 def test_readme_holds_what_the_logs_say():
@@ -13,29 +20,86 @@ def test_readme_holds_what_the_logs_say():
                    check=True)
 
 
-def test_a_changed_log_changes_the_table(tmp_path, monkeypatch):
-    sys.path.insert(0, str(ROOT / 'tools'))
+@pytest.fixture
+def make_tables(tmp_path, monkeypatch):
+    """The tool's module, in a copy of the repository with one log only."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     import make_tables
-    text = '<!-- table: camvid -->\nold\n<!-- end -->\n'
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     monkeypatch.setattr(make_tables, 'ROOT', tmp_path)
     logs = tmp_path / 'results' / 'camvid'
     logs.mkdir(parents=True)
-    name = make_tables.CAMVID['student alone']
-    (logs / f'{name}.json').write_text('\n'.join(
+    (logs / f'{STUDENT}.json').write_text('\n'.join(
         json.dumps(d) for d in (dict(loss=1.0, lr=0.1, iter=1, step=1),
                                 dict(mIoU=1.0, mBIoU=2.0, step=1),
+                                dict(loss=1.0, lr=0.1, iter=2, step=2),
                                 dict(mIoU=12.345, mBIoU=5.0, step=2))))
+    return make_tables
+
+
+def test_a_changed_log_changes_the_table(make_tables):
+    text = '<!-- table: configs/tables/camvid.yml -->\nold\n<!-- end -->\n'
     table = make_tables.fill(text)
     assert 'old' not in table
-    row, = (r for r in table.splitlines() if r.startswith('| student alone'))
-    assert '12.3' in row and '1.00' not in row
+    row, = (r for r in table.splitlines() if r.startswith('| student '))
+    assert '12.3' in row and '1.00' not in row and '1 of 3' in row
     row, = (r for r in table.splitlines() if r.startswith('| teacher'))
-    assert row.count('not run') == len(make_tables.METRICS)
+    assert set(row.split(' | ')[1:8]) == {'not run'}
 
 
-def test_an_empty_table_is_filled_without_touching_the_next(monkeypatch):
-    sys.path.insert(0, str(ROOT / 'tools'))
-    import make_tables
+def test_metafile_has_results_of_what_was_run_only(make_tables):
+    file = ROOT / 'configs/mmseg/fpn_r50_fpn_r18/metafile.yml'
+    filled = make_tables.fill_metafile(file.read_text(),
+                                       make_tables.results())
+    found = {
+        model['Name']: model['Results']
+        for model in yaml.safe_load(filled)['Models'] if 'Results' in model
+    }
+    assert found == {
+        STUDENT: [
+            dict(Dataset='CamVid',
+                 Task='Semantic Segmentation',
+                 Metrics=dict(mIoU=12.35, mBIoU=5.0))
+        ]
+    }
+    assert make_tables.fill_metafile(filled, {}) == make_tables.fill_metafile(
+        file.read_text(), {})
+
+
+def test_an_overfit_is_no_result(make_tables):
+    name = 'coco-tiny-overfit'
+    shutil.copytree(ROOT / 'results' / name,
+                    make_tables.ROOT / 'results' / name)
+    assert set(make_tables.results()) == {STUDENT}
+
+
+def test_levels_are_medians_of_the_runs_that_had_them(make_tables):
+    runs = [(dict(a='1', b='x'), dict(m=1.0)),
+            (dict(a='2', b='x'), dict(m=5.0)),
+            (dict(a='1', b='y'), dict(m=3.0)), (dict(a='2', b='y'), {})]
+    assert make_tables.level_medians(runs) == {
+        ('a', '1'): dict(m=2.0),
+        ('a', '2'): dict(m=5.0),
+        ('b', 'x'): dict(m=3.0),
+        ('b', 'y'): dict(m=3.0)
+    }
+
+
+def test_levels_of_the_sweep_meet_equally_often(make_tables):
+    """An orthogonal array: else the levels would not compare."""
+    table = make_tables.read_table(ROOT / 'configs/tables/camvid-sweep.yml')
+    runs = [
+        make_tables.levels(row) for row in table.pairs[0].rows if row.options
+    ]
+    for one, other in combinations(runs[0], 2):
+        meetings = Counter((run[one], run[other]) for run in runs)
+        numbers = [len({run[x] for run in runs}) for x in (one, other)]
+        assert len(meetings) == numbers[0] * numbers[1]
+        assert len(set(meetings.values())) == 1
+
+
+def test_an_empty_table_is_filled_without_touching_the_next(
+        make_tables, monkeypatch):
     monkeypatch.setattr(make_tables, 'TABLES',
                         dict(a=lambda: ['A'], b=lambda: ['B']))
     text = ('<!-- table: a -->\n<!-- end -->\nbetween\n'

@@ -1,8 +1,9 @@
 """Say how large the gradient of each loss is in the student's backbone.
 
-The weight of a distillation loss is right or wrong by this: what is a hundredth
-of the task's gradient changes nothing, what is ten times as large drowns it.
-The model learns nothing here: the batches meet the weights as they are.
+The weight of a distillation loss is right or wrong by this: what is a
+hundredth of the task's gradient changes nothing, what is many times as large
+drowns it. The model learns nothing here: the batches meet the weights as they
+are.
 """
 import argparse
 import json
@@ -82,6 +83,15 @@ def measure(model: BaseModel, batches: Iterable[dict]) -> Dict[str, dict]:
     }
 
 
+def table(found: dict) -> List[str]:
+    """What was found, in Markdown."""
+    return markdown_table(
+        ['gradient of', 'norm', 'to the task', 'cosine to the task'], [[
+            name, f'{row["norm"]:.3g}', f'{row["ratio"]:.1%}',
+            f'{row["cosine"]:+.2f}'
+        ] for name, row in found['losses'].items()])
+
+
 def main() -> None:
     args = parse_args()
     config = Config.fromfile(args.config)
@@ -96,23 +106,14 @@ def main() -> None:
         runner.model.train()
         loader = runner.build_dataloader(config.train_dataloader, runner.seed)
         rows = measure(runner.model, islice(loader, args.batches))
-    print('\n'.join(
-        markdown_table(
-            ['gradient of', 'norm', 'to the task', 'cosine to the task'],
-            [[
-                name, f'{row["norm"]:.3g}', f'{row["ratio"]:.1%}',
-                f'{row["cosine"]:+.2f}'
-            ] for name, row in rows.items()])))
+    found = dict(
+        config=Path(args.config).stem,
+        checkpoint=args.checkpoint and Path(args.checkpoint).name,
+        batches=args.batches,
+        losses=rows)
+    print('\n'.join(table(found)))
     if args.out:
-        Path(args.out).write_text(
-            json.dumps(
-                dict(
-                    config=Path(args.config).stem,
-                    checkpoint=args.checkpoint
-                    and Path(args.checkpoint).name,
-                    batches=args.batches,
-                    losses=rows),
-                indent=2) + '\n')
+        Path(args.out).write_text(json.dumps(found, indent=2) + '\n')
 
 
 if __name__ == '__main__':

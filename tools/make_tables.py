@@ -1,55 +1,44 @@
-"""Write the tables of the README files from logs and benchmarks' JSON.
+"""Write the tables of the README files from logs and benchmarks' JSON, and
+the results of the metafiles from logs.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; no figure
-in it is typed. NAME is one of TABLES here, or the definition of a table, such
-as ``configs/tables/camvid.yml``: it is filled from the logs in
+in it is typed. NAME is one of TABLES here, a file that a tool in TOOLS has
+written, such as ``results/NAME/edge_auc.json``, or the definition of a table,
+such as ``configs/tables/camvid.yml``: it is filled from the logs in
 ``results/camvid``.
 """
 import argparse
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, List
+from statistics import median
+from typing import Callable, Dict, List, Optional
 
-from mmbckd.report.runs import read_log
-from mmbckd.report.tables import lower_is_better
+import edge_auc
+import gradient_norms
+import yaml
+
+from mmbckd.report.runs import Log
+from mmbckd.report.tables import heading, markdown_table
 from mmbckd.tables import read_table, summarize, to_markdown
+from mmbckd.tables.definition import Row, Table, read_config
 from mmbckd.tables.logs import results_log
 
 ROOT = Path(__file__).resolve().parents[1]
-CAMVID = {
-    'teacher': 'fpn_r50_1xb8-1.5k_camvid-160x240',
-    'student alone': 'fpn_r18-w32_1xb8-1k_camvid-160x240',
-    '+ CWD': 'cwd_fpn_r50_fpn_r18-w32_1xb8-1k_camvid-160x240',
-    '+ BCKD': 'bckd_fpn_r50_fpn_r18-w32_1xb8-1k_camvid-160x240',
-    '+ BCKD + CWD': 'bckd-cwd_fpn_r50_fpn_r18-w32_1xb8-1k_camvid-160x240',
-}
-
-
 METRICS = ('mIoU', 'mBIoU', 'bF1', 'b0_err', 'b1_err', 'whole_regions',
            'stray_fragments')
 
 
-def markdown(heads: List[str], rows: List[List[str]]) -> List[str]:
-    """A Markdown table whose first column is text."""
-    lines = [heads, ['---', *['---:'] * (len(heads) - 1)], *rows]
-    return [f'| {" | ".join(line)} |' for line in lines]
-
-
 def metrics_table(rows: Dict[str, dict]) -> List[str]:
     """METRICS by row; what is missing is not run."""
-    return markdown(
-        ['', *(f'{k} {"↓" if lower_is_better(k) else "↑"}' for k in METRICS)],
+    return markdown_table(
+        ['', *map(heading, METRICS)],
         [[
             title,
             *(f'{row[k]:.2f}' if k in row else 'not run' for k in METRICS)
         ] for title, row in rows.items()])
-
-
-def last_metrics(log: Path) -> dict:
-    """The metrics of the last validation in mmengine's JSON log."""
-    return read_log([log]).metrics if log.exists() else {}
 
 
 def quickstart() -> List[str]:
@@ -58,22 +47,132 @@ def quickstart() -> List[str]:
     return metrics_table(json.loads(path.read_text()))
 
 
-def camvid() -> List[str]:
-    """The runs on CamVid."""
-    return metrics_table({
-        title: last_metrics(ROOT / 'results' / 'camvid' / f'{name}.json')
-        for title, name in CAMVID.items()
-    })
-
-
 def defined(name: str) -> List[str]:
     """A table by its definition, of the logs that tools/run_table.py kept."""
     table = read_table(ROOT / name)
-    kept = ROOT / 'results' / table.name
-    costs = kept / 'costs.json'
+    costs = ROOT / 'results' / table.name / 'costs.json'
     return to_markdown(
-        summarize(table, lambda row, seed: results_log(kept, row, seed),
+        summarize(table, kept_log(table),
                   **json.loads(costs.read_text()) if costs.exists() else {}))
+
+
+def written(name: str) -> List[str]:
+    """What a tool has written."""
+    path = ROOT / name
+    tool, = (tool for prefix, tool in TOOLS.items()
+             if path.name.startswith(prefix))
+    return tool.table(json.loads(path.read_text()))
+
+
+def kept_log(table: Table) -> Callable[[Row, int], Optional[Log]]:
+    """The log of a run of a table that tools/run_table.py kept."""
+    return partial(results_log, ROOT / 'results' / table.name)
+
+
+def results() -> Dict[str, List[dict]]:
+    """What configs have reached, by their names, in the terms of metafiles."""
+    found = {}
+    for path in sorted((ROOT / 'configs' / 'tables').glob('*.yml')):
+        table = read_table(path)
+        summary = summarize(table, kept_log(table))
+        rows = [row for pair in table.pairs for row in pair.rows]
+        for row, line in zip(rows, summary['rows']):
+            if not row.variant and line['metrics'] and not is_overfit(row):
+                found[row.name] = [
+                    dict(Task=task,
+                         Metrics={
+                             name: round(line['metrics'][key]['mean'] * scale,
+                                         table.decimals)
+                             for name, key, scale in metrics
+                             if key in line['metrics']
+                         }) for task, metrics in TASKS.items()
+                    if metrics[0][1] in line['metrics']
+                ]
+    return found
+
+
+def is_overfit(row: Row) -> bool:
+    """Whether a config is evaluated on what it is trained on."""
+    config = read_config(row.config)
+    train, val = (config[f'{part}_dataloader'].dataset
+                  for part in ('train', 'val'))
+    return all(
+        train.get(key) == val.get(key) for key in ('ann_file', 'data_prefix'))
+
+
+def fill_metafile(text: str, found: Dict[str, List[dict]]) -> str:
+    """The same metafile with the results of what has been run, only."""
+    metafile = yaml.safe_load(text)
+    for model in metafile.get('Models', []):
+        model.pop('Results', None)
+        if model['Name'] in found:
+            data = dict(Dataset=model['Metadata']['Training Data'])
+            model['Results'] = [{**data, **r} for r in found[model['Name']]]
+    return yaml.safe_dump(
+        metafile, sort_keys=False, allow_unicode=True, width=sys.maxsize)
+
+
+def gradients() -> List[str]:
+    """What the sweep changed: gradients in ratio to the task's."""
+    folder = ROOT / 'results' / 'camvid'
+    names = [f'gradients_{when}{which}.json'
+             for which in ('_before', '') for when in ('start', 'end')]
+    losses = [json.loads((folder / name).read_text())['losses']
+              for name in names]
+    return markdown_table(
+        ['to the task', *(f'{which}, {when} of training'
+                          for which in ('before', 'now')
+                          for when in ('start', 'end'))],
+        [[name, *(f'{loss[name]["ratio"]:.0%}' for loss in losses)]
+         for name in losses[0] if name != 'task'])
+
+
+def sweep() -> List[str]:
+    """What the defaults were chosen by: medians of levels, and all runs."""
+    table = read_table(ROOT / 'configs' / 'tables' / 'camvid-sweep.yml')
+    summary = summarize(table, kept_log(table))
+    rows = [row for pair in table.pairs for row in pair.rows]
+    runs = [(levels(row), {
+        metric: cell['mean']
+        for metric, cell in line['metrics'].items()
+    }) for row, line in zip(rows, summary['rows']) if row.options]
+    heads = [heading(metric) for metric in table.metrics]
+    means = [[
+        factor, level, *(f'{mean:.2f}' for mean in found.values())
+    ] for (factor, level), found in level_medians(runs).items()]
+    every = [[
+        *found.values(),
+        *(f'{metrics[m]:.2f}' if metrics else 'not run' for m in table.metrics)
+    ] for found, metrics in runs]
+    return [
+        *markdown_table(['', 'level', *heads], means), '', 'The runs:', '',
+        *markdown_table([*runs[0][0], *heads], every)
+    ]
+
+
+def levels(row: Row) -> Dict[str, str]:
+    """What a run of the sweep was given."""
+    options = dict(row.options)
+    found = {
+        factor: ', '.join(
+            str(options[f'model.distiller.{key}']) for key in keys)
+        for factor, keys in FACTORS.items()
+    }
+    return dict(found, seed=str(row.seeds[0]))
+
+
+def level_medians(runs: List[tuple]) -> Dict[tuple, Dict[str, float]]:
+    """The medians over all runs that had a level, by factor and level."""
+    groups: Dict[tuple, List[dict]] = {}
+    for factor in runs[0][0]:
+        for found, metrics in runs:
+            if metrics:
+                groups.setdefault((factor, found[factor]), []).append(metrics)
+    return {
+        level: {key: median(run[key] for run in group)
+                for key in group[0]}
+        for level, group in groups.items()
+    }
 
 
 def benchmark(name: str) -> dict:
@@ -110,7 +209,7 @@ COMPARED = ['s', 'ours s', 'ratio', 'MB', 'ours MB', 'ratio']
 
 def context_relation() -> List[str]:
     """relation_kl and the plain version."""
-    return markdown(['map', *(f'plain {h}' if h in ('s', 'MB') else h
+    return markdown_table(['map', *(f'plain {h}' if h in ('s', 'MB') else h
                               for h in COMPARED), 'of matmul rate'], [[
         '{}x{}'.format(*row['size']), *compared(row, 'plain'),
         f'{row["ours"]["share_of_matmul_rate"]:.0%}'
@@ -119,7 +218,7 @@ def context_relation() -> List[str]:
 
 def boundary_affinity() -> List[str]:
     """boundary_affinity_loss and the published way."""
-    return markdown(
+    return markdown_table(
         ['map, radius (displacements), teacher',
          *(f'gather {h}' if h in ('s', 'MB') else h for h in COMPARED)], [[
              '{0[0]}x{0[1]}, {1:g} ({2}), {3}'.format(
@@ -133,7 +232,7 @@ def distillation_step() -> List[str]:
     found = benchmark('distillation_step')
     rows, bases = found['rows'], ('CWD of MMRazor', 'teacher forward only')
     head = 'PSPNet {teacher} → {student}, {size[0]}x{size[1]}, batch {batch}'
-    return markdown(
+    return markdown_table(
         [head.format(**found), 's', 'MB',
          *(f'{unit} of {base}' for base in bases for unit in ('s', 'MB'))], [[
              name, f'{row["seconds"]:.2f}', f'{row["peak_memory"] / 1e6:.0f}',
@@ -145,7 +244,7 @@ def distillation_step() -> List[str]:
 def long_run() -> List[str]:
     """Memory early and late."""
     found = benchmark('long_run')
-    return markdown(
+    return markdown_table(
         [f'{found["steps"]} steps', 'early MB', 'late MB', 'growth'], [[
             name, f'{found[name]["early"] / 1e6:.0f}',
             f'{found[name]["late"] / 1e6:.0f}',
@@ -157,7 +256,7 @@ def segmentation_metrics() -> List[str]:
     """Minutes for 500 images, of metrics and of students."""
     found = benchmark('segmentation_metrics')
     ratios = found['ratio_to_inference']
-    return markdown(['', 'minutes', 'metrics / inference'], [[
+    return markdown_table(['', 'minutes', 'metrics / inference'], [[
         'both metrics' if name == 'ours' else f'inference of {name}',
         f'{value / 60:.1f}', f'{ratios[name]:.2f}' if name in ratios else ''
     ] for name, value in found['seconds_for_500'].items()])
@@ -165,22 +264,45 @@ def segmentation_metrics() -> List[str]:
 
 TABLES: Dict[str, Callable[[], List[str]]] = {
     make.__name__: make
-    for make in (quickstart, camvid, machine, context_relation,
+    for make in (quickstart, gradients, sweep, machine, context_relation,
                  boundary_affinity, distillation_step, long_run,
                  segmentation_metrics)
 }
-PAGES = ('README.md', 'benchmarks/README.md')
+TOOLS = {'edge_auc': edge_auc, 'gradients': gradient_norms}
+PAGES = ('README.md', 'benchmarks/README.md', 'configs/mmseg/README.md',
+         'configs/mmdet/README.md')
+# What the sweep gave its runs: the options of a factor.
+FACTORS = {
+    'λ_bd': ['boundary.loss_weight'],
+    'γ': ['boundary.radius'],
+    'boundary': ['boundary.student', 'boundary.source'],
+    'λ_cd': ['context.loss_weight'],
+    'τ': ['context.tau'],
+    'centred': ['context.center'],
+    'context': ['context.student.source'],
+}
+# By task: a metric's name in metafiles, its key in logs, and its scale. A
+# config has the task if it has the first metric.
+TASKS = {
+    'Semantic Segmentation': [(k, k, 1) for k in ('mIoU', 'mBIoU', 'b0_err')],
+    'Object Detection': [('box AP', 'coco/bbox_mAP', 100)],
+    'Instance Segmentation': [('mask AP', 'coco/segm_mAP', 100),
+                              ('boundary AP', 'coco/boundary_mAP', 100)],
+}
 
 
 def fill(text: str) -> str:
     """The same text with every table made anew."""
 
     def table(match: re.Match) -> str:
-        try:
-            name = match[2]
-            lines = defined(name) if '/' in name else TABLES[name]()
-        except FileNotFoundError:
-            lines = ['not run']
+        name = match[2]
+        if name.endswith('.yml'):
+            lines = defined(name)
+        else:
+            try:
+                lines = TABLES[name]() if name in TABLES else written(name)
+            except FileNotFoundError:
+                lines = ['not run']
         return '\n'.join([match[1], *lines, match[3]])
 
     return re.sub(
@@ -197,13 +319,17 @@ def main() -> None:
         action='store_true',
         help='only say whether it would change')
     args = parser.parse_args()
-    for page in (ROOT / name for name in PAGES):
-        text = page.read_text()
-        filled = fill(text)
+    files = {ROOT / name: fill for name in PAGES}
+    metafiles = (ROOT / 'configs').glob('*/*/metafile.yml')
+    files.update(
+        dict.fromkeys(metafiles, partial(fill_metafile, found=results())))
+    for file, filled_in in files.items():
+        text = file.read_text()
+        filled = filled_in(text)
         if args.check and filled != text:
-            sys.exit(f'{page.name} does not hold what the logs and results '
-                     'say: run python tools/make_tables.py')
-        page.write_text(filled)
+            sys.exit(f'{file.relative_to(ROOT)} does not hold what the logs '
+                     'and results say: run python tools/make_tables.py')
+        file.write_text(filled)
 
 
 if __name__ == '__main__':

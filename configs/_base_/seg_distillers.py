@@ -1,4 +1,5 @@
 # The distillation losses of the segmentation configs, with all their weights.
+# The README of configs/mmseg says what they were chosen by.
 # A config has BCKD by distiller={{_base_.bckd}}; merging distiller=
 # {{_base_.cwd}} into such a config puts CWD beside it, in MMRazor's own form.
 
@@ -11,11 +12,15 @@ logits = dict(type='ModuleOutputs', source='decode_head.conv_seg')
 bckd = dict(
     type='BCKDDistiller',
     boundary=dict(
-        student='backbone', teacher='decode_head.conv_seg', loss_weight=0.5),
+        student='backbone', teacher='decode_head.conv_seg', loss_weight=2.0),
     # Relations are exact at stride 8, up to crops of 512x1024. Of stride 4
     # they would cost more than all the rest: these maps are pooled.
     context=dict(
-        student=feature, teacher=feature, max_tokens=8192, loss_weight=10.0))
+        student=feature,
+        teacher=feature,
+        max_tokens=8192,
+        tau=0.3,
+        loss_weight=4.0))
 
 cwd = dict(
     student_recorders=dict(logits=logits),

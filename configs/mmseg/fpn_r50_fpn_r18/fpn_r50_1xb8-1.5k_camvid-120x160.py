@@ -5,7 +5,7 @@ _base_ = [
     '../../_base_/schedules/schedule_1k_bf16.py'
 ]
 
-data_preprocessor = dict(size=(160, 240))
+data_preprocessor = dict(size=(120, 160))
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     data_preprocessor=data_preprocessor,
@@ -28,4 +28,4 @@ param_scheduler = [
         end=1500,
         by_epoch=False)
 ]
-train_cfg = dict(max_iters=1500)
+train_cfg = dict(max_iters=1500, val_interval=500)

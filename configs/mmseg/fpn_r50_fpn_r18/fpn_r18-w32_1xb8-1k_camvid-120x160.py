@@ -6,7 +6,7 @@ _base_ = [
     '../../_base_/schedules/schedule_1k_bf16.py'
 ]
 
-data_preprocessor = dict(size=(160, 240))
+data_preprocessor = dict(size=(120, 160))
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     data_preprocessor=data_preprocessor,
@@ -18,3 +18,5 @@ model = dict(
         channels=32,
         num_classes=11,
         norm_cfg=norm_cfg))
+
+train_cfg = dict(val_interval=500)
