@@ -11,11 +11,7 @@ model = dict(
     teacher_ckpt=  # noqa: E251
     '{{fileDirname}}/fpn_r18-w16_1xb8-3k_street-scenes-128x256.pth',
     distiller=dict(
-        _base_.bckd,
-        context=dict(
-            student={{_base_.feature}},
-            teacher={{_base_.feature}},
-            max_tokens=512)))
+        _base_.bckd, context=dict(_base_.bckd.context, max_tokens=512)))
 
 custom_hooks = [
     *_base_.custom_hooks,
