@@ -58,11 +58,14 @@ class Witness(Hook):
         self.metrics = metrics
 
     def check_losses(self, expected: set) -> None:
-        """All are finite; those of distillation are there, above 0, and reach
-        the first layer that is trained."""
+        """All are finite; those of distillation are there, above 0 (but for
+        rounding), and reach the first layer that is trained."""
         assert all(value.isfinite() for value in self.log.values())
         assert set(self.distilled) == expected
-        assert all(loss > 0 for loss in self.distilled.values())
+        for name, loss in self.distilled.items():
+            # MMRazor's CWD, of teacher and student with random weights all but
+            # 0, is computed in the bfloat16 of the logits.
+            assert loss > (-0.01 if name == 'loss_cwd' else 0), name
         for name, gradient in self.reached.items():
             assert gradient.isfinite().all() and gradient.any(), name
         assert self.finite
