@@ -80,7 +80,7 @@ def write_camvid(root: Path) -> None:
         for i in range(number):
             name = f'{split}/0016E5_{390 + i:05}'
             _image(root / f'images/{name}.jpg', i)
-            _labels(root / f'annotations/{name}.png', i, classes=11)
+            _labels(root / f'annotations/{name}.png', i, classes=11, block=24)
 
 
 def _image(file: Path, seed: int, size: tuple = (72, 96)) -> None:
@@ -94,12 +94,14 @@ def _labels(file: Path,
             classes: int,
             size: tuple = (72, 96),
             ignored: int = 255,
-            palette: Optional[list] = None) -> None:
+            palette: Optional[list] = None,
+            block: int = 8) -> None:
     """Blocks of random classes; some of them are to be ignored."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, (size[0] // 8, size[1] // 8), np.uint8)
+    labels = rng.integers(0, classes, (size[0] // block, size[1] // block),
+                          np.uint8)
     labels[0] = ignored
-    image = Image.fromarray(labels.repeat(8, 0).repeat(8, 1))
+    image = Image.fromarray(labels.repeat(block, 0).repeat(block, 1))
     if palette is not None:
         image.putpalette(np.array(palette, np.uint8).tobytes())
     file.parent.mkdir(parents=True, exist_ok=True)

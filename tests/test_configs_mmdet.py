@@ -20,6 +20,7 @@ from modelindex.load_model_index import load as load_model_index
 
 from mmbckd.models.algorithms import frozen_teacher_distill
 from tests.config_walk import Witness, each, without_downloads_and_prints
+from tests.data_layouts import write_camvid
 from tests.data_layouts_coco import write_coco
 from tests.test_configs import config, metafile, plain
 
@@ -36,6 +37,8 @@ PKD = {f'loss_pkd_fpn{i}' for i in range(4)}
 # begins.
 TERMS = {
     'bckd': BCKD,
+    'bckd-bd': {'loss_bd'},
+    'bckd-cd': {'loss_cd'},
     'bckd-label': BCKD,
     'bckd-pkd': BCKD | PKD,
     'pkd': PKD
@@ -83,6 +86,16 @@ def evaluates_masks(path: Path) -> bool:
     return any(name in path.stem for name in INSTANCE)
 
 
+def is_small(path: Path) -> bool:
+    """Whether a config is for a CPU."""
+    return any(name in path.stem for name in ('overfit', 'camvid'))
+
+
+def data_of(path: Path) -> tuple:
+    """What a config is trained on: its name, and the number of classes."""
+    return ('CamVid', 4) if 'camvid' in path.stem else ('COCO', 80)
+
+
 # The walk
 
 
@@ -90,13 +103,15 @@ def evaluates_masks(path: Path) -> bool:
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp('data_sets')
     write_coco(root / 'data/coco', train=2, val=2)
+    write_camvid(root / 'data/camvid')
     return root
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_downloaded_or_built_twice(data, monkeypatch, teachers):
     monkeypatch.chdir(data)
-    monkeypatch.delenv('MMBCKD_COCO', raising=False)
+    for name in ('MMBCKD_COCO', 'MMBCKD_CAMVID'):
+        monkeypatch.delenv(name, raising=False)
     without_downloads_and_prints(monkeypatch)
     monkeypatch.setattr(
         frozen_teacher_distill, 'build_model', lambda model, *args: teachers(
@@ -149,7 +164,7 @@ def make_smaller(cfg: Config, factor: int) -> None:
 def one_small_step(path: Path, work_dir: Path) -> Config:
     """A config to run for one iteration on a CPU, with small pictures."""
     cfg = Config.fromfile(path)
-    make_smaller(cfg, factor=4 if 'overfit' in path.stem else 12)
+    make_smaller(cfg, factor=4 if is_small(path) else 12)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
     if terms(path):
@@ -187,7 +202,8 @@ def test_config_trains_and_is_evaluated(path, tmp_path):
     if terms(path):
         assert not any(name.startswith('teacher.') for name in witness.learnt)
         for side in (witness.model.student, witness.model.teacher):
-            assert frozen_teacher_distill.num_classes_of(side) == 80
+            assert frozen_teacher_distill.num_classes_of(
+                side) == data_of(path)[1]
     scores = {'coco/bbox_mAP', 'coco/segm_mAP', 'coco/boundary_mAP'}
     if not evaluates_masks(path):
         scores = {'coco/bbox_mAP'}
@@ -334,7 +350,7 @@ def test_metafile_names_collection_data_teacher_and_student(path):
               if model['Name'] == path.stem)
     assert ROOT / entry['Config'] == path
     said = entry['Metadata']
-    assert said['Training Data'] == 'COCO'
+    assert said['Training Data'] == data_of(path)[0]
     if not terms(path):
         assert entry['In Collection'] not in ('BCKD', 'PKD')
         return

@@ -85,12 +85,15 @@ def test_levels_are_medians_of_the_runs_that_had_them(make_tables):
     }
 
 
-def test_levels_of_the_sweep_meet_equally_often(make_tables):
+@pytest.mark.parametrize('name', ['camvid-sweep', 'camvid-instance-sweep'])
+def test_levels_of_a_sweep_meet_equally_often(make_tables, name):
     """An orthogonal array: else the levels would not compare."""
-    table = make_tables.read_table(ROOT / 'configs/tables/camvid-sweep.yml')
+    table = make_tables.read_table(ROOT / f'configs/tables/{name}.yml')
     runs = [
-        make_tables.levels(row) for row in table.pairs[0].rows if row.options
+        make_tables.levels(row, make_tables.SWEEPS[name])
+        for row in table.pairs[0].rows if row.options
     ]
+    assert len(runs) == 18 and len(runs[0]) == 8
     for one, other in combinations(runs[0], 2):
         meetings = Counter((run[one], run[other]) for run in runs)
         numbers = [len({run[x] for run in runs}) for x in (one, other)]

@@ -127,22 +127,23 @@ def gradients() -> List[str]:
          for name in losses[0] if name != 'task'])
 
 
-def sweep() -> List[str]:
-    """What the defaults were chosen by: medians of levels, and all runs."""
-    table = read_table(ROOT / 'configs' / 'tables' / 'camvid-sweep.yml')
+def sweep(name: str) -> List[str]:
+    """What defaults were chosen by: medians of levels, and all runs."""
+    table = read_table(ROOT / 'configs' / 'tables' / f'{name}.yml')
     summary = summarize(table, kept_log(table))
     rows = [row for pair in table.pairs for row in pair.rows]
-    runs = [(levels(row), {
+    runs = [(levels(row, SWEEPS[name]), {
         metric: cell['mean']
         for metric, cell in line['metrics'].items()
     }) for row, line in zip(rows, summary['rows']) if row.options]
     heads = [heading(metric) for metric in table.metrics]
+    form = f'{{:.{table.decimals}f}}'.format
     means = [[
-        factor, level, *(f'{mean:.2f}' for mean in found.values())
+        factor, level, *(form(mean) for mean in found.values())
     ] for (factor, level), found in level_medians(runs).items()]
     every = [[
         *found.values(),
-        *(f'{metrics[m]:.2f}' if metrics else 'not run' for m in table.metrics)
+        *(form(metrics[m]) if metrics else 'not run' for m in table.metrics)
     ] for found, metrics in runs]
     return [
         *markdown_table(['', 'level', *heads], means), '', 'The runs:', '',
@@ -150,13 +151,13 @@ def sweep() -> List[str]:
     ]
 
 
-def levels(row: Row) -> Dict[str, str]:
-    """What a run of the sweep was given."""
+def levels(row: Row, factors: Dict[str, List[str]]) -> Dict[str, str]:
+    """What a run of a sweep was given."""
     options = dict(row.options)
     found = {
         factor: ', '.join(
             str(options[f'model.distiller.{key}']) for key in keys)
-        for factor, keys in FACTORS.items()
+        for factor, keys in factors.items()
     }
     return dict(found, seed=str(row.seeds[0]))
 
@@ -262,25 +263,37 @@ def segmentation_metrics() -> List[str]:
     ] for name, value in found['seconds_for_500'].items()])
 
 
-TABLES: Dict[str, Callable[[], List[str]]] = {
-    make.__name__: make
-    for make in (quickstart, gradients, sweep, machine, context_relation,
-                 boundary_affinity, distillation_step, long_run,
-                 segmentation_metrics)
-}
 TOOLS = {'edge_auc': edge_auc, 'gradients': gradient_norms}
 PAGES = ('README.md', 'benchmarks/README.md', 'configs/mmseg/README.md',
          'configs/mmdet/README.md')
-# What the sweep gave its runs: the options of a factor.
-FACTORS = {
-    'λ_bd': ['boundary.loss_weight'],
-    'γ': ['boundary.radius'],
-    'boundary': ['boundary.student', 'boundary.source'],
-    'λ_cd': ['context.loss_weight'],
-    'τ': ['context.tau'],
-    'centred': ['context.center'],
-    'context': ['context.student.source'],
+# What a sweep gave its runs: the options of a factor.
+SWEEPS = {
+    'camvid-sweep': {
+        'λ_bd': ['boundary.loss_weight'],
+        'γ': ['boundary.radius'],
+        'boundary': ['boundary.student', 'boundary.source'],
+        'λ_cd': ['context.loss_weight'],
+        'τ': ['context.tau'],
+        'centred': ['context.center'],
+        'context': ['context.student.source'],
+    },
+    'camvid-instance-sweep': {
+        'λ_bd': ['boundary.loss_weight'],
+        'γ': ['boundary.radius'],
+        'boundary': ['boundary.student'],
+        'affinity': ['boundary.teacher'],
+        'λ_cd': ['context.loss_weight'],
+        'τ': ['context.tau'],
+        'context': ['context.student'],
+    },
 }
+TABLES: Dict[str, Callable[[], List[str]]] = {
+    make.__name__: make
+    for make in (quickstart, gradients, machine, context_relation,
+                 boundary_affinity, distillation_step, long_run,
+                 segmentation_metrics)
+}
+TABLES.update((name, partial(sweep, name)) for name in SWEEPS)
 # By task: a metric's name in metafiles, its key in logs, and its scale. A
 # config has the task if it has the first metric.
 TASKS = {

@@ -1,13 +1,7 @@
-# The student alone: ResNet-18 of a quarter of the width (16 instead of 64
-# channels in its first stage), trained from scratch.
-_base_ = './mask-rcnn_r18_fpn_1xb4-600_coco-tiny-overfit-256x256.py'
-
-model = dict(
-    backbone=dict(base_channels=16),
-    neck=dict(in_channels=[16, 32, 64, 128], out_channels=64),
-    rpn_head=dict(in_channels=64, feat_channels=64),
-    roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
-        bbox_head=dict(in_channels=64, fc_out_channels=128),
-        mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(in_channels=64, conv_out_channels=64)))
+# The student alone, trained from scratch.
+_base_ = [
+    '../../_base_/models/mask-rcnn_r18-w16_fpn.py',
+    '../../_base_/datasets/coco_tiny_overfit.py',
+    '../../_base_/distill_runtime.py',
+    '../../_base_/schedules/schedule_600_adamw.py'
+]

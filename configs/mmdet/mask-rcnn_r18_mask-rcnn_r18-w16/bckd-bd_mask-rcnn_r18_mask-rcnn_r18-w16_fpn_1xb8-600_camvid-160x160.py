@@ -1,0 +1,4 @@
+# The boundary term alone.
+_base_ = './bckd_mask-rcnn_r18_mask-rcnn_r18-w16_fpn_1xb8-600_camvid-160x160.py'  # noqa: E501
+
+model = dict(distiller=dict(context=None))
