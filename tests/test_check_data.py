@@ -128,10 +128,25 @@ def test_configs_of_the_package_are_checked_as_they_are(
         here, monkeypatch, capsys):
     for name in ('mmseg/pspnet_r101_pspnet_r18/bckd_*_voc12aug-*',
                  'mmseg/fpn_r50_fpn_r18/bckd_*_camvid-*',
+                 'mmdet/mask-rcnn_r18_mask-rcnn_r18-w16/bckd_*_camvid-*',
                  'mmdet/retinanet_r101_retinanet_r50/bckd_*_coco'):
         path = next((ROOT / 'configs').glob(f'{name}.py'))
         monkeypatch.delenv('MMBCKD_CAMVID', raising=False)
         assert run_tool(monkeypatch, path) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', [
+    'mmseg/fpn_r50_fpn_r18/bckd_*_camvid-*',
+    'mmdet/mask-rcnn_r18_mask-rcnn_r18-w16/bckd_*_camvid-*'
+])
+def test_our_data_sets_say_themselves_where_they_should_lie(
+        here, monkeypatch, capsys, name):
+    path = next((ROOT / 'configs').glob(f'{name}.py'))
+    monkeypatch.delenv('MMBCKD_CAMVID', raising=False)
+    shutil.rmtree('data/camvid')
+    assert run_tool(monkeypatch, path) == 1
+    assert 'Set the environment variable MMBCKD_CAMVID' in (
+        capsys.readouterr().out)
 
 
 def test_val_and_test_of_one_data_set_are_checked_once(here, configs):

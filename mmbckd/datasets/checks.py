@@ -223,10 +223,13 @@ class _DatasetCheck:
         }
         self.known = KNOWN.get(self.kind)
         if self.known is None:
+            if isinstance(kind, str):
+                # The root registry knows those of the default scope so only.
+                with DATASETS.switch_scope_and_registry(None) as registry:
+                    kind = registry.get(kind)
             self.known = Known(
                 getattr(
-                    DATASETS.get(kind) if isinstance(kind, str) else kind,
-                    'HINT', 'Correct `data_root`, `data_prefix` and '
+                    kind, 'HINT', 'Correct `data_root`, `data_prefix` and '
                     '`ann_file` of the config.'))
         places = ', '.join(self.places())
         self.report = Report(f'{", ".join(dict.fromkeys(splits))}: '

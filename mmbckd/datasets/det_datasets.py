@@ -41,6 +41,9 @@ class CamVidInstanceDataset(BaseDetDataset):
     METAINFO = dict(
         classes=('sign', 'car', 'pedestrian', 'bicyclist'),
         palette=[(192, 128, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)])
+    HINT = CamVidDataset.HINT
+    img_suffix = '.jpg'
+    seg_map_suffix = '.png'
 
     def __init__(self,
                  *args,
@@ -64,14 +67,14 @@ class CamVidInstanceDataset(BaseDetDataset):
             raise ValueError(f'Expected classes of CamVid, {every}, but got '
                              f'{sorted(unknown)}; correct `metainfo`.')
         folder = self.data_prefix['img_path']
-        names = sorted(list_dir_or_file(
-            folder, list_dir=False,
-            suffix='.jpg')) if osp.isdir(folder) else []
+        names = sorted(
+            list_dir_or_file(folder, list_dir=False, suffix=self.img_suffix)
+        ) if osp.isdir(folder) else []
         if not names:
             found = 'holds none' if osp.isdir(folder) else 'does not exist'
             raise FileNotFoundError(
-                f'{type(self).__name__} expected *.jpg images in {folder}, '
-                f'but that folder {found}. {CamVidDataset.HINT}')
+                f'{type(self).__name__} expected *{self.img_suffix} images in '
+                f'{folder}, but that folder {found}. {self.HINT}')
         ids = [every.index(name) for name in self.metainfo['classes']]
         return [
             self._load_image(i, osp.join(folder, name), ids)
@@ -80,12 +83,13 @@ class CamVidInstanceDataset(BaseDetDataset):
 
     def _load_image(self, img_id: int, img_path: str, ids: List[int]) -> dict:
         """An image's data; label ``k`` is CamVid's class ``ids[k]``."""
-        name = osp.splitext(osp.basename(img_path))[0] + '.png'
-        seg_map_path = osp.join(self.data_prefix['seg_map_path'], name)
+        stem = osp.basename(img_path).removesuffix(self.img_suffix)
+        seg_map_path = osp.join(self.data_prefix['seg_map_path'],
+                                stem + self.seg_map_suffix)
         if not osp.isfile(seg_map_path):
             raise FileNotFoundError(
                 f'{type(self).__name__} expected the label map of {img_path} '
-                f'in {seg_map_path}, but there is none. {CamVidDataset.HINT}')
+                f'in {seg_map_path}, but there is none. {self.HINT}')
         classes = mmcv.imread(seg_map_path, 'unchanged', backend='pillow')
         height, width = classes.shape
         instances = []
@@ -105,6 +109,7 @@ class CamVidInstanceDataset(BaseDetDataset):
         return dict(
             img_id=img_id,
             img_path=img_path,
+            seg_map_path=seg_map_path,
             height=height,
             width=width,
             instances=instances)
