@@ -140,10 +140,10 @@ def test_configs_of_the_package_are_checked_as_they_are(
     'mmdet/mask-rcnn_r18_mask-rcnn_r18-w16/bckd_*_camvid-*'
 ])
 def test_our_data_sets_say_themselves_where_they_should_lie(
-        here, monkeypatch, capsys, name):
+        tmp_path, monkeypatch, capsys, name):
     path = next((ROOT / 'configs').glob(f'{name}.py'))
     monkeypatch.delenv('MMBCKD_CAMVID', raising=False)
-    shutil.rmtree('data/camvid')
+    monkeypatch.chdir(tmp_path)
     assert run_tool(monkeypatch, path) == 1
     assert 'Set the environment variable MMBCKD_CAMVID' in (
         capsys.readouterr().out)
