@@ -28,11 +28,14 @@ class CamVidInstanceDataset(BaseDetDataset):
             find them or not is neither right nor wrong. Defaults to 144.
         data_prefix (dict): The folders ``img_path`` and ``seg_map_path``.
         **kwargs: The other arguments of mmdet's ``BaseDetDataset``.
-            ``metainfo=dict(classes=...)`` chooses some classes of CamVid.
+            ``metainfo=dict(classes=...)`` chooses some classes of CamVid,
+            ``filter_cfg=dict(filter_empty_gt=True)`` the images to train on
+            that have an instance not to be ignored.
 
     Raises:
         FileNotFoundError: If there is no image, or a label map is missing.
-        ValueError: If a class is none of CamVid's.
+        ValueError: If a class is none of CamVid's, or ``filter_cfg`` asks for
+            anything else.
 
     References:
         See :class:`mmbckd.datasets.CamVidDataset`.
@@ -79,6 +82,21 @@ class CamVidInstanceDataset(BaseDetDataset):
         return [
             self._load_image(i, osp.join(folder, name), ids)
             for i, name in enumerate(names)
+        ]
+
+    def filter_data(self) -> List[dict]:
+        """Choose images by ``filter_cfg``; all of them in test mode."""
+        wanted = dict(self.filter_cfg or {})
+        filter_empty_gt = wanted.pop('filter_empty_gt', False)
+        if wanted:
+            raise ValueError(
+                f'{type(self).__name__} expected `filter_cfg` with the key '
+                f'filter_empty_gt, but got {sorted(wanted)}; remove these.')
+        if self.test_mode or not filter_empty_gt:
+            return self.data_list
+        return [
+            info for info in self.data_list
+            if not all(i['ignore_flag'] for i in info['instances'])
         ]
 
     def _load_image(self, img_id: int, img_path: str, ids: List[int]) -> dict:

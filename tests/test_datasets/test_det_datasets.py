@@ -49,8 +49,7 @@ def build(root, **kwargs):
             data_prefix=dict(
                 img_path='images/val', seg_map_path='annotations/val'),
             pipeline=PIPELINE,
-            test_mode=True,
-            **kwargs))
+            **dict(dict(test_mode=True), **kwargs)))
 
 
 @pytest.mark.parametrize('classes', [CLASSES, ('bicyclist', 'sky')])
@@ -86,6 +85,19 @@ def test_small_regions_are_ignored_as_asked(root):
                 i)['instances']) for area in (0, 144, 10**6)
     ]
     assert 0 == ignored[0] < ignored[1] < ignored[2]
+
+
+def test_images_without_instances_are_left_out_of_training_if_asked(root):
+    Image.fromarray(np.zeros((96, 128), np.uint8)).save(
+        root / 'annotations/val/1.png')
+    wanted = dict(filter_empty_gt=True)
+    assert [
+        len(build(root, **kwargs))
+        for kwargs in (dict(test_mode=False), dict(filter_cfg=wanted),
+                       dict(filter_cfg=wanted, test_mode=False))
+    ] == [3, 3, 2]
+    with pytest.raises(ValueError, match='min_size'):
+        build(root, filter_cfg=dict(min_size=32))
 
 
 def test_what_is_found_as_labelled_scores_1(root):
