@@ -1,4 +1,5 @@
 # The distillation losses of the detection configs, with all their weights.
+# The README of configs/mmdet says what they were chosen by.
 # A config has BCKD by distiller={{_base_.bckd}}; merging distiller=
 # {{_base_.pkd}} into such a config puts PKD beside it, in MMRazor's own form.
 
@@ -12,12 +13,16 @@ bckd = dict(
         student='backbone',
         teacher=dict(fpn, data_idx=0),
         source='feature',
-        loss_weight=1.0),
+        loss_weight=2.0),
     # P2 of an image of 800x1333 has 67,200 pixels, P3 16,800. Pooled to the
     # size of P4, the relations of all levels are about 7 % of the arithmetic
     # of a step; exact, those of P3 alone would be half of it.
     context=dict(
-        student='neck', teacher='neck', max_tokens=4200, loss_weight=1.0))
+        student='neck',
+        teacher='neck',
+        max_tokens=4200,
+        tau=0.3,
+        loss_weight=16.0))
 
 # As in MMRazor's configs: four levels, and another weight for dense heads.
 levels = [f'loss_pkd_fpn{i}' for i in range(4)]
