@@ -81,9 +81,10 @@ def results() -> Dict[str, List[dict]]:
                 found[row.name] = [
                     dict(Task=task,
                          Metrics={
-                             name: round(line['metrics'][key]['mean'] * scale,
-                                         table.decimals)
-                             for name, key, scale in metrics
+                             name: round(
+                                 line['metrics'][key]['mean'] * 10**power,
+                                 table.decimals - power)
+                             for name, key, power in metrics
                              if key in line['metrics']
                          }) for task, metrics in TASKS.items()
                     if metrics[0][1] in line['metrics']
@@ -294,13 +295,13 @@ TABLES: Dict[str, Callable[[], List[str]]] = {
                  segmentation_metrics)
 }
 TABLES.update((name, partial(sweep, name)) for name in SWEEPS)
-# By task: a metric's name in metafiles, its key in logs, and its scale. A
-# config has the task if it has the first metric.
+# By task: a metric's name in metafiles, its key in logs, and the power of ten
+# between them. A config has the task if it has the first metric.
 TASKS = {
-    'Semantic Segmentation': [(k, k, 1) for k in ('mIoU', 'mBIoU', 'b0_err')],
-    'Object Detection': [('box AP', 'coco/bbox_mAP', 100)],
-    'Instance Segmentation': [('mask AP', 'coco/segm_mAP', 100),
-                              ('boundary AP', 'coco/boundary_mAP', 100)],
+    'Semantic Segmentation': [(k, k, 0) for k in ('mIoU', 'mBIoU', 'b0_err')],
+    'Object Detection': [('box AP', 'coco/bbox_mAP', 2)],
+    'Instance Segmentation': [('mask AP', 'coco/segm_mAP', 2),
+                              ('boundary AP', 'coco/boundary_mAP', 2)],
 }
 
 
