@@ -66,6 +66,20 @@ def test_metafile_has_results_of_what_was_run_only(make_tables):
         file.read_text(), {})
 
 
+def test_ap_in_a_metafile_is_in_percent_with_the_digits_of_its_log(
+        make_tables):
+    name = 'mask-rcnn_r18_fpn_1xb8-1k_camvid-160x160'
+    folder = make_tables.ROOT / 'results' / 'camvid-instance'
+    folder.mkdir()
+    scores = {f'coco/{k}_mAP': v for k, v in (('bbox', .122), ('segm', .1296))}
+    (folder / f'{name}.json').write_text('\n'.join(
+        json.dumps(d) for d in (dict(loss=1.0, lr=0.1, iter=1000, step=1000),
+                                dict(scores, step=1000))))
+    box, mask = make_tables.results()[name]
+    assert box['Metrics'] == {'box AP': 12.2}
+    assert mask['Metrics'] == {'mask AP': 13.0}
+
+
 def test_an_overfit_is_no_result(make_tables):
     name = 'coco-tiny-overfit'
     shutil.copytree(ROOT / 'results' / name,
