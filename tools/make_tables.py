@@ -14,7 +14,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import edge_auc
 import gradient_norms
@@ -69,14 +69,18 @@ def kept_log(table: Table) -> Callable[[Row, int], Optional[Log]]:
     return partial(results_log, ROOT / 'results' / table.name)
 
 
+def summarized(table: Table) -> Iterator[Tuple[Row, dict]]:
+    """The rows of a table, and what their kept logs say."""
+    rows = (row for pair in table.pairs for row in pair.rows)
+    return zip(rows, summarize(table, kept_log(table))['rows'])
+
+
 def results() -> Dict[str, List[dict]]:
     """What configs have reached, by their names, in the terms of metafiles."""
     found = {}
     for path in sorted((ROOT / 'configs' / 'tables').glob('*.yml')):
         table = read_table(path)
-        summary = summarize(table, kept_log(table))
-        rows = [row for pair in table.pairs for row in pair.rows]
-        for row, line in zip(rows, summary['rows']):
+        for row, line in summarized(table):
             if not row.variant and line['metrics'] and not is_overfit(row):
                 found[row.name] = [
                     dict(Task=task,
@@ -131,23 +135,21 @@ def gradients() -> List[str]:
 def sweep(name: str) -> List[str]:
     """What defaults were chosen by: medians of levels, and all runs."""
     table = read_table(ROOT / 'configs' / 'tables' / f'{name}.yml')
-    summary = summarize(table, kept_log(table))
-    rows = [row for pair in table.pairs for row in pair.rows]
     runs = [(levels(row, SWEEPS[name]), {
         metric: cell['mean']
         for metric, cell in line['metrics'].items()
-    }) for row, line in zip(rows, summary['rows']) if row.options]
+    }) for row, line in summarized(table) if row.options]
     heads = [heading(metric) for metric in table.metrics]
     form = f'{{:.{table.decimals}f}}'.format
-    means = [[
-        factor, level, *(form(mean) for mean in found.values())
+    medians = [[
+        factor, level, *map(form, found.values())
     ] for (factor, level), found in level_medians(runs).items()]
     every = [[
         *found.values(),
         *(form(metrics[m]) if metrics else 'not run' for m in table.metrics)
     ] for found, metrics in runs]
     return [
-        *markdown_table(['', 'level', *heads], means), '', 'The runs:', '',
+        *markdown_table(['', 'level', *heads], medians), '', 'The runs:', '',
         *markdown_table([*runs[0][0], *heads], every)
     ]
 

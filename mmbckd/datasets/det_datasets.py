@@ -10,7 +10,7 @@ from mmengine.fileio import list_dir_or_file
 from pycocotools import mask as mask_utils
 
 from ..functional.connectivity import label_regions
-from .seg_datasets import CamVidDataset
+from .seg_datasets import CamVidDataset, no_images
 
 
 @DATASETS.register_module()
@@ -74,10 +74,7 @@ class CamVidInstanceDataset(BaseDetDataset):
             list_dir_or_file(folder, list_dir=False, suffix=self.img_suffix)
         ) if osp.isdir(folder) else []
         if not names:
-            found = 'holds none' if osp.isdir(folder) else 'does not exist'
-            raise FileNotFoundError(
-                f'{type(self).__name__} expected *{self.img_suffix} images in '
-                f'{folder}, but that folder {found}. {self.HINT}')
+            raise no_images(self)
         ids = [every.index(name) for name in self.metainfo['classes']]
         return [
             self._load_image(i, osp.join(folder, name), ids)

@@ -2,10 +2,20 @@
 import os.path as osp
 from typing import List
 
+from mmengine.dataset import BaseDataset
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from . import street_scenes_generator
+
+
+def no_images(dataset: BaseDataset) -> FileNotFoundError:
+    """What a data set of ours raises if its folder has no images."""
+    img_dir = dataset.data_prefix['img_path']
+    found = 'holds none' if osp.isdir(img_dir) else 'does not exist'
+    return FileNotFoundError(
+        f'{type(dataset).__name__} expected *{dataset.img_suffix} images in '
+        f'{img_dir}, but that folder {found}. {dataset.HINT}')
 
 
 class _FolderDataset(BaseSegDataset):
@@ -23,10 +33,7 @@ class _FolderDataset(BaseSegDataset):
         img_dir = self.data_prefix['img_path']
         data_list = super().load_data_list() if osp.isdir(img_dir) else []
         if not data_list:
-            found = 'holds none' if osp.isdir(img_dir) else 'does not exist'
-            raise FileNotFoundError(
-                f'{type(self).__name__} expected *{self.img_suffix} images '
-                f'in {img_dir}, but that folder {found}. {self.HINT}')
+            raise no_images(self)
         return data_list
 
 
