@@ -2,87 +2,164 @@
 
 Trains the student alone and with boundary and context distillation (same
 seed, same budget), evaluates both and the shipped teacher, and writes a table,
-a picture and a page that compares the three.
+a picture and a page that compares the three. What was done before is not done
+again, and a training that was stopped goes on.
 """
 import argparse
 import json
 import os
-import os.path as osp
-import subprocess
+import signal
 import sys
 import time
-from typing import Dict, List, Tuple
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from threading import Event, Thread
 
-import matplotlib
+from rich.console import Console
+from rich.progress import (BarColumn, Progress, TaskProgressColumn,
+                           TextColumn, TimeElapsedColumn, TimeRemainingColumn)
+from rich.table import Table
 
-matplotlib.use('Agg')
+# OpenMMLab's packages take seconds to import and print warnings: each step
+# imports what it needs, when its progress bar is there.
 
-import matplotlib.pyplot as plt  # noqa: E402
-import mmcv  # noqa: E402
-import numpy as np  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-from mmengine.dataset import pseudo_collate  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
-from mmseg.structures import SegDataSample  # noqa: E402
-from mmseg.utils import register_all_modules  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from mmbckd.datasets.street_scenes_generator import (  # noqa: E402
-    CLASSES, PALETTE, write_dataset)
-from mmbckd.report import write_report  # noqa: E402
-from mmbckd.report.tables import heading  # noqa: E402
-
-CONFIGS = osp.join(
-    osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs', 'quickstart')
-TEACHER = 'fpn_r18-w16_1xb8-3k_street-scenes-128x256'
-STUDENT = 'fpn_r18-w8_1xb8-600_street-scenes-128x256'
-BCKD = f'bckd_fpn_r18-w16_{STUDENT}'
+ROOT = Path(__file__).resolve().parents[1]
 NUM_TRAIN, NUM_VAL, SIZE = 240, 60, (128, 256)
 
-NEXT = f"""\
+NEXT = """\
 Next, with your own data and models: take the config of a student that you can
-train already, and put the lines of "Add it to your config" in README.md (or of
-configs/quickstart/{BCKD}.py) on top of it. Then:
+train already, and put the lines of "Add it to your config" in README.md on top
+of it. Then:
   mim train mmrazor YOUR_CONFIG.py"""
 
 
-def train(package: str, name: str, work_dir: str) -> str:
-    """Run ``mim train``; return the work directory of the run."""
-    out = osp.join(work_dir, name)
-    command = [
-        'mim', 'train', package,
-        osp.relpath(osp.join(CONFIGS, f'{name}.py')), '--gpus', '0',
-        '--work-dir', out
-    ]
-    print(f'\n$ {" ".join(command)}', flush=True)
-    if subprocess.run([sys.executable, '-m', *command]).returncode:
-        sys.exit(f'Training {name} failed: what it said is above.')
-    return out
+def draw_scenes(data_root: Path, bars: Progress) -> None:
+    """Draw the street scenes, unless they are there."""
+    bar = bars.add_task('draw street scenes', total=NUM_TRAIN + NUM_VAL)
+    from mmbckd.datasets.street_scenes_generator import write_dataset
+    write_dataset(
+        str(data_root),
+        NUM_TRAIN,
+        NUM_VAL,
+        SIZE,
+        seed=0,
+        progress=lambda done, total: bars.update(bar, completed=done))
+    bars.update(bar, completed=NUM_TRAIN + NUM_VAL)
 
 
-def evaluate(name: str, checkpoint: str, work_dir: str,
-             picks: List[int]) -> Tuple[dict, List[SegDataSample]]:
-    """Evaluate a plain checkpoint under a plain config.
+def read_jobs(work_dir: Path) -> list:
+    """The runs of the table with the seed 0: the teacher's, the student's
+    and those that distil."""
+    from mmbckd.tables import plan, read_table
+    table = read_table(ROOT / 'configs' / 'tables' / 'quickstart.yml')
+    return [job for job in plan(table, work_dir) if job.seed == 0]
+
+
+def train(jobs: list, bars: Progress) -> None:
+    """Train the students side by side, as far as that is not done."""
+    from mmbckd.tables.execution import Device, run_jobs
+    tasks = {
+        job: bars.add_task(f'train {job.row.title}', total=job.limit)
+        for job in jobs
+    }
+
+    def show() -> None:
+        for job, task in tasks.items():
+            run = job.started()
+            if run is not None:
+                bars.update(task, completed=run.progress[0])
+
+    show()
+    todo = [job for job in jobs if job.log() is None]
+    # Two trainings of one thread each end sooner than one after the other
+    # with two.
+    threads = len(os.sched_getaffinity(0)) // max(1, len(todo))
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, threads)))
+    with repeatedly(show):
+        failures = run_jobs(
+            todo, [Device(None)] * len(todo), say=lambda text: None)
+    show()
+    if failures:
+        sys.exit('\n'.join(['Failed:', *failures]))
+
+
+@contextmanager
+def repeatedly(action, seconds: float = 1):
+    """Call it again and again beside what the context does."""
+    over = Event()
+
+    def loop() -> None:
+        while not over.wait(seconds):
+            action()
+
+    thread = Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def compare(teacher, jobs: list, work_dir: Path, bars: Progress) -> dict:
+    """Evaluate the models by their plain checkpoints, as deployed.
 
     Returns:
-        tuple: The metrics, and the predictions on the images ``picks``.
+        dict: The metrics of each model.
     """
-    cfg = Config.fromfile(osp.join(CONFIGS, f'{name}.py'))
-    cfg.load_from = checkpoint
-    cfg.work_dir = osp.join(work_dir, 'test')
-    cfg.experiment_name = osp.splitext(osp.basename(checkpoint))[0]
-    runner = Runner.from_cfg(cfg)
-    metrics = runner.test()
-    dataset = runner.test_dataloader.dataset
-    batch = pseudo_collate([dataset[i] for i in picks])
-    metrics = {k: float(v) for k, v in metrics.items()}
-    return metrics, runner.model.test_step(batch)
+    bar = bars.add_task('evaluate and compare', total=len(jobs) + 3)
+    import numpy as np
+    from mmengine.dataset import pseudo_collate
+    from mmengine.runner import Runner
+    from mmseg.utils import register_all_modules
+
+    from mmbckd.report import write_report
+    register_all_modules(init_default_scope=False)
+    student = jobs[0]
+    picks = np.linspace(0, NUM_VAL - 1, 5).astype(int).tolist()
+    metrics, predictions = {}, {}
+    for job in (teacher, *jobs):
+        checkpoint = Path(teacher.row.checkpoint)
+        if job is not teacher:
+            checkpoint = job.last_checkpoint
+        if job not in (teacher, student):
+            checkpoint = checkpoint.with_stem(f'{checkpoint.stem}_student')
+        cfg = (job if job is teacher else student).config
+        cfg.load_from = str(checkpoint)
+        cfg.work_dir = str(work_dir / 'test')
+        cfg.experiment_name = f'{job.work_dir.name}_{time.time_ns()}'
+        runner = Runner.from_cfg(cfg)
+        title = job.row.title
+        metrics[title] = {k: float(v) for k, v in runner.test().items()}
+        dataset = runner.test_dataloader.dataset
+        predictions[title] = runner.model.test_step(
+            pseudo_collate([dataset[i] for i in picks]))
+        bars.advance(bar)
+    draw_predictions(predictions, work_dir / 'quickstart.png')
+    (work_dir / 'quickstart.json').write_text(json.dumps(metrics, indent=2))
+    bars.advance(bar)
+    write_report([*(str(job.work_dir) for job in jobs), teacher.row.config],
+                 str(work_dir / 'report.html'),
+                 names=[*(job.row.title for job in jobs), teacher.row.title])
+    bars.advance(bar)
+    return metrics
 
 
-def draw(predictions: Dict[str, List[SegDataSample]], out: str) -> None:
-    """Image, truth and the models' label maps, side by side."""
+def draw_predictions(predictions: dict, out: Path) -> None:
+    """Image, truth and the models' label maps, side by side.
+
+    Args:
+        predictions (dict): A list of data samples of each model.
+        out (Path): The picture to write.
+    """
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    import mmcv
+    import numpy as np
+    from matplotlib.patches import Patch
+
+    from mmbckd.datasets.street_scenes_generator import CLASSES, PALETTE
     palette = np.array(PALETTE, np.uint8)
     titles = ['image', 'truth', *predictions]
     rows = list(zip(*predictions.values()))
@@ -113,62 +190,57 @@ def draw(predictions: Dict[str, List[SegDataSample]], out: str) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', default='work_dirs/quickstart')
-    parser.add_argument('--data-root', default='data/street_scenes')
-    args = parser.parse_args()
-    start = time.time()
-
-    print(f'Street scenes: {NUM_TRAIN} + {NUM_VAL} images in '
-          f'{args.data_root}', flush=True)
-    write_dataset(
-        args.data_root,
-        NUM_TRAIN,
-        NUM_VAL,
-        SIZE,
-        seed=0,
-        progress=lambda done, total: done % 60 or print(
-            f'{done}/{total}', flush=True))
-    os.environ['MMBCKD_STREET_SCENES'] = args.data_root
-
-    alone = train('mmsegmentation', STUDENT, args.work_dir)
-    distilled = train('mmrazor', BCKD, args.work_dir)
-
-    # The distilled student is evaluated by its plain checkpoint under its
-    # own config, as it would be deployed.
-    register_all_modules(init_default_scope=False)
-    checkpoints = {
-        'teacher': (TEACHER, osp.join(CONFIGS, f'{TEACHER}.pth')),
-        'student': (STUDENT, osp.join(alone, 'iter_600.pth')),
-        'student + BCKD':
-        (STUDENT, osp.join(distilled, 'iter_600_student.pth'))
-    }
-    picks = np.linspace(0, NUM_VAL - 1, 5).astype(int).tolist()
-    metrics, predictions = {}, {}
-    for title, (name, checkpoint) in checkpoints.items():
-        metrics[title], predictions[title] = evaluate(name, checkpoint,
-                                                      args.work_dir, picks)
-    picture = osp.join(args.work_dir, 'quickstart.png')
-    draw(predictions, picture)
-    with open(osp.join(args.work_dir, 'quickstart.json'), 'w') as f:
-        json.dump(metrics, f, indent=2)
-
+def metrics_table(metrics: dict) -> Table:
+    """A column for each model."""
+    from mmbckd.report.tables import heading
     table = Table(title=f'{NUM_VAL} validation images', box=None)
     table.add_column('')
     for title in metrics:
         table.add_column(title, justify='right')
-    for key in metrics['teacher']:
+    for key in next(iter(metrics.values())):
         table.add_row(heading(key),
                       *(f'{values[key]:.2f}' for values in metrics.values()))
-    Console().print(table)
-    page = write_report([alone, distilled,
-                         osp.join(CONFIGS, f'{TEACHER}.py')],
-                        osp.join(args.work_dir, 'report.html'),
-                        names=['student', 'student + BCKD', 'teacher'])
-    print(f'\nThe page to open is {page}, the picture {picture}, the table '
-          f'{osp.join(args.work_dir, "quickstart.json")}; '
-          f'{(time.time() - start) / 60:.1f} minutes.\n\n{NEXT}')
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--work-dir', type=Path, default='work_dirs/quickstart')
+    parser.add_argument(
+        '--data-root', type=Path, default='data/street_scenes')
+    args = parser.parse_args()
+    # Stopped by either signal, the trainings are stopped as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start = time.time()
+    os.environ['MMBCKD_STREET_SCENES'] = str(args.data_root)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    console = Console(file=sys.stdout)
+    bars = Progress(
+        TextColumn('{task.description:24}'),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn('left'),
+        TimeRemainingColumn(),
+        console=console,
+        redirect_stdout=False,
+        redirect_stderr=False)
+    log = open(args.work_dir / 'quickstart.log', 'a', encoding='utf-8')
+    try:
+        with bars, redirect_stdout(log), redirect_stderr(log):
+            draw_scenes(args.data_root, bars)
+            teacher, *jobs = read_jobs(args.work_dir)
+            train(jobs, bars)
+            metrics = compare(teacher, jobs, args.work_dir, bars)
+    except KeyboardInterrupt:
+        sys.exit('Stopped, and all trainings with it; the same command goes '
+                 'on.')
+    console.print(metrics_table(metrics))
+    print(f'{(time.time() - start) / 60:.1f} minutes. What the steps have '
+          f'logged is in {args.work_dir}.\n\n{NEXT}\n\n'
+          f'The picture is {args.work_dir / "quickstart.png"}, the page that '
+          f'compares the three {args.work_dir / "report.html"}.')
 
 
 if __name__ == '__main__':

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from queue import Queue
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 from .jobs import Job
 
@@ -43,19 +44,25 @@ class Device(NamedTuple):
         return ' '.join([*where, shlex.join(self.command(job))])
 
 
-def run_jobs(jobs: Sequence[Job], devices: Sequence[Device]) -> list[str]:
+def run_jobs(jobs: Sequence[Job],
+             devices: Sequence[Device],
+             say: Callable[[str], None] = print) -> list[str]:
     """Run jobs, those first whose checkpoint another one needs.
+
+    What a run prints goes to ``output.txt`` in its work directory.
 
     Args:
         jobs (Sequence[Job]): What is to run.
         devices (Sequence[Device]): A run on each at a time.
+        say (Callable[[str], None]): Is told what starts and what is done.
+            Defaults to ``print``.
 
     Returns:
         list[str]: What failed, and why; the other jobs have run.
     """
     needed = {job.teacher for job in jobs}
     teachers = [job for job in jobs if job.last_checkpoint in needed]
-    failures = _run_stage(teachers, devices)
+    failures = _run_stage(teachers, devices, say)
     students = []
     for job in jobs:
         if job in teachers:
@@ -65,10 +72,11 @@ def run_jobs(jobs: Sequence[Job], devices: Sequence[Device]) -> list[str]:
         else:
             failures.append(f'{job.title}: its teacher is missing, '
                             f'{job.teacher}')
-    return failures + _run_stage(students, devices)
+    return failures + _run_stage(students, devices, say)
 
 
-def _run_stage(jobs: Sequence[Job], devices: Sequence[Device]) -> list[str]:
+def _run_stage(jobs: Sequence[Job], devices: Sequence[Device],
+               say: Callable[[str], None]) -> list[str]:
     if not jobs:
         return []
     free: Queue = Queue()
@@ -79,7 +87,7 @@ def _run_stage(jobs: Sequence[Job], devices: Sequence[Device]) -> list[str]:
     def run(job: Job) -> str | None:
         device = free.get()
         try:
-            return _run(job, device, processes)
+            return _run(job, device, processes, say)
         finally:
             free.put(device)
 
@@ -96,7 +104,8 @@ def _run_stage(jobs: Sequence[Job], devices: Sequence[Device]) -> list[str]:
             time.sleep(0.1)
 
 
-def _run(job: Job, device: Device, processes: set) -> str | None:
+def _run(job: Job, device: Device, processes: set,
+         say: Callable[[str], None]) -> str | None:
     """Run a job to its end; what went wrong, or None."""
     job.work_dir.mkdir(parents=True, exist_ok=True)
     output = job.work_dir / 'output.txt'
@@ -110,7 +119,7 @@ def _run(job: Job, device: Device, processes: set) -> str | None:
         env = dict(os.environ)
         if device.visible is not None:
             env['CUDA_VISIBLE_DEVICES'] = device.visible
-        print(f'{job.title}\n$ {device.line(job)}', flush=True)
+        say(f'{job.title}\n$ {device.line(job)}')
         process = subprocess.Popen(
             [sys.executable, '-m', *device.command(job)],
             env=env,
@@ -123,10 +132,17 @@ def _run(job: Job, device: Device, processes: set) -> str | None:
         code = process.wait()
         processes.discard(process)
     if code == 0 and job.log() is not None:
-        print(f'{job.title}: done', flush=True)
+        say(f'{job.title}: done')
         return None
     why = f'ended with {code}' if code else 'made no final validation'
-    return f'{job.title}: {why}, see the end of {output}'
+    return (f'{job.title}: {why}. The end of {output}, which has the rest:\n'
+            f'{_end_of(output)}')
+
+
+def _end_of(file: Path, lines: int = 15) -> str:
+    """The last lines of a text, indented."""
+    text = file.read_text(encoding='utf-8', errors='replace')
+    return '\n'.join(f'  {line}' for line in text.splitlines()[-lines:])
 
 
 def _stop(process: subprocess.Popen) -> None:
