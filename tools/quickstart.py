@@ -6,6 +6,7 @@ a picture and a page that compares the three. What was done before is not done
 again, and a training that was stopped goes on.
 """
 import argparse
+import copy
 import json
 import os
 import signal
@@ -124,7 +125,7 @@ def compare(teacher, jobs: list, work_dir: Path, bars: Progress) -> dict:
             checkpoint = job.last_checkpoint
         if job not in (teacher, student):
             checkpoint = checkpoint.with_stem(f'{checkpoint.stem}_student')
-        cfg = (job if job is teacher else student).config
+        cfg = copy.deepcopy((job if job is teacher else student).config)
         cfg.load_from = str(checkpoint)
         cfg.work_dir = str(work_dir / 'test')
         cfg.experiment_name = f'{job.work_dir.name}_{time.time_ns()}'
@@ -236,10 +237,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit('Stopped, and all trainings with it; the same command goes '
                  'on.')
-    console.print(metrics_table(metrics))
     print(f'{(time.time() - start) / 60:.1f} minutes. What the steps have '
-          f'logged is in {args.work_dir}.\n\n{NEXT}\n\n'
-          f'The picture is {args.work_dir / "quickstart.png"}, the page that '
+          f'logged is in {args.work_dir}.\n\n{NEXT}\n')
+    console.print(metrics_table(metrics))
+    print(f'\nThe picture is {args.work_dir / "quickstart.png"}, the page that '
           f'compares the three {args.work_dir / "report.html"}.')
 
 

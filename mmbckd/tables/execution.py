@@ -140,8 +140,12 @@ def _run(job: Job, device: Device, processes: set,
 
 
 def _end_of(file: Path, lines: int = 15) -> str:
-    """The last lines of a text, indented."""
-    text = file.read_text(encoding='utf-8', errors='replace')
+    """The last lines that a run has printed, indented."""
+    text = file.read_text(encoding='utf-8', errors='replace').rstrip()
+    before, _, last = text.rpartition('Traceback (most recent call last):')
+    # mim adds a traceback of its own to that of the run.
+    if last.rpartition('\n')[2].startswith('subprocess.CalledProcessError'):
+        text = before.rstrip()
     return '\n'.join(f'  {line}' for line in text.splitlines()[-lines:])
 
 

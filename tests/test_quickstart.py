@@ -1,0 +1,142 @@
+"""The quickstart with a few images and iterations."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# 8 iterations instead of 600, with a checkpoint every other.
+SMALL = """
+import sys
+sys.path.insert(0, 'tools')
+import quickstart
+
+quickstart.NUM_TRAIN, quickstart.NUM_VAL = 8, 6
+read_jobs = quickstart.read_jobs
+
+
+def few_iterations(work_dir):
+    options = {
+        'train_cfg.max_iters': 8,
+        'train_cfg.val_interval': 8,
+        'default_hooks.checkpoint.interval': 2,
+        'default_hooks.logger.interval': 2, **OPTIONS
+    }
+    return [
+        job if job.row.checkpoint else job._replace(
+            row=job.row._replace(options=tuple(options.items())))
+        for job in read_jobs(work_dir)
+    ]
+
+
+quickstart.read_jobs = few_iterations
+quickstart.main()
+"""
+
+
+@pytest.fixture
+def quickstart(tmp_path):
+    """Starts it; what is left of it ends with the test."""
+    started = []
+
+    def start(**options) -> subprocess.Popen:
+        started.append(
+            subprocess.Popen([
+                sys.executable, '-c', f'OPTIONS = {options}\n{SMALL}',
+                '--work-dir', tmp_path / 'work', '--data-root',
+                tmp_path / 'data'
+            ], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True, env={**os.environ,
+                                             'OMP_NUM_THREADS': '1'}))
+        return started[-1]
+
+    yield start
+    for process in (*started, *trainings(tmp_path)):
+        process.kill()
+
+
+def trainings(tmp_path) -> list:
+    """The processes that run in its work directory."""
+    found = []
+    for process in psutil.process_iter(['cmdline']):
+        command = ' '.join(process.info['cmdline'] or [])
+        if 'mim' in command and str(tmp_path) in command and \
+                process.status() != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def logs(tmp_path) -> list:
+    """A JSON log for each time that a training was started."""
+    return sorted((tmp_path / 'work').glob('*_1xb8-600_*/*/vis_data/2*.json'))
+
+
+def wait_for(condition, process, seconds=300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_what_was_stopped_goes_on_and_what_is_done_stays(quickstart, tmp_path):
+    first = quickstart()
+    wait_for(
+        lambda: len(list((tmp_path / 'work').glob('*/last_checkpoint'))) == 2,
+        first)
+    first.send_signal(signal.SIGTERM)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode
+    assert errors.startswith('Stopped, and all trainings with it')
+    assert not trainings(tmp_path)
+    images = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / 'data').rglob('*.*')
+    }
+    stopped = logs(tmp_path)
+    assert len(stopped) == 2
+
+    second = quickstart()
+    output, errors = second.communicate(timeout=600)
+    assert second.returncode == 0, errors
+    assert images == {path: path.stat().st_mtime_ns for path in images}
+    resumed = [log for log in logs(tmp_path) if log not in stopped]
+    for log in resumed:  # not from the beginning
+        first_line, *_ = log.read_text().splitlines()
+        assert json.loads(first_line)['step'] > 2
+    # The table and the paths come last, and nothing of mmengine's log.
+    assert 'mmengine' not in output and not errors
+    _, end = output.split('6 validation images')
+    metrics = json.loads((tmp_path / 'work/quickstart.json').read_text())
+    assert list(metrics) == ['teacher', 'student', 'student + BCKD']
+    for values in metrics.values():
+        assert f'{values["mBIoU"]:.2f}' in end
+    for name in ('quickstart.png', 'report.html'):
+        assert (tmp_path / 'work' / name).is_file()
+        assert name in end
+
+    before = logs(tmp_path)
+    third = quickstart()
+    assert third.wait(timeout=600) == 0
+    assert [log.parent.parent.parent.name for log in logs(tmp_path)
+            ] == [log.parent.parent.parent.name for log in before]
+    assert json.loads((tmp_path / 'work/quickstart.json').read_text()) == \
+        metrics
+
+
+def test_failed_training_shows_the_end_of_its_output(quickstart, tmp_path):
+    process = quickstart(**{'train_dataloader.dataset.data_root': 'nowhere'})
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode
+    assert errors.startswith('Failed:')
+    assert 'StreetScenesDataset expected *.png images in nowhere' in errors
+    assert 'CalledProcessError' not in errors
+    for file in (tmp_path / 'work').glob('*/output.txt'):
+        assert f'The end of {file}, which has the rest' in errors
