@@ -27,24 +27,6 @@ from mmbckd.tables.definition import Row, Table, read_config
 from mmbckd.tables.logs import results_log
 
 ROOT = Path(__file__).resolve().parents[1]
-METRICS = ('mIoU', 'mBIoU', 'bF1', 'b0_err', 'b1_err', 'whole_regions',
-           'stray_fragments')
-
-
-def metrics_table(rows: Dict[str, dict]) -> List[str]:
-    """METRICS by row; what is missing is not run."""
-    return markdown_table(
-        ['', *map(heading, METRICS)],
-        [[
-            title,
-            *(f'{row[k]:.2f}' if k in row else 'not run' for k in METRICS)
-        ] for title, row in rows.items()])
-
-
-def quickstart() -> List[str]:
-    """The three models of the quickstart."""
-    path = ROOT / 'results' / 'quickstart' / 'quickstart.json'
-    return metrics_table(json.loads(path.read_text()))
 
 
 def defined(name: str) -> List[str]:
@@ -292,9 +274,8 @@ SWEEPS = {
 }
 TABLES: Dict[str, Callable[[], List[str]]] = {
     make.__name__: make
-    for make in (quickstart, gradients, machine, context_relation,
-                 boundary_affinity, distillation_step, long_run,
-                 segmentation_metrics)
+    for make in (gradients, machine, context_relation, boundary_affinity,
+                 distillation_step, long_run, segmentation_metrics)
 }
 TABLES.update((name, partial(sweep, name)) for name in SWEEPS)
 # By task: a metric's name in metafiles, its key in logs, and the power of ten
