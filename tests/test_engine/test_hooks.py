@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.registry import METRICS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from mmrazor.registry import MODELS
 
@@ -90,6 +93,30 @@ def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
         randomness=dict(seed=0))
     cfg.update(kwargs)
     return Config(cfg)
+
+
+@METRICS.register_module()
+class RisingScore(BaseMetric):
+    """Each validation is better than those before."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        done = MessageHub.get_current_instance().get_info('iter')
+        return dict(mIoU=100 + done)
+
+
+class RemoveCheckpoint(Hook):
+    """Somebody who tidies up before an iteration."""
+
+    def __init__(self, name, at):
+        self.name = name
+        self.at = at
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == self.at:
+            os.remove(os.path.join(runner.work_dir, self.name))
 
 
 def names(folder, pattern):
@@ -178,6 +205,50 @@ def test_resumed_run_takes_its_old_students_along(tmp_path):
     ]
 
 
+def test_student_without_its_full_checkpoint_outlives_a_resumed_run(tmp_path):
+    """Of the checkpoints only the last is kept, of the students all are."""
+    write_images(tmp_path)
+    cfg = config(tmp_path)
+    cfg.train_cfg.max_iters = 2
+    Runner.from_cfg(cfg).train()
+    work_dir = tmp_path / 'work_dir'
+    best = names(work_dir, 'best_*_student.pth')
+    for full in ('iter_1.pth', best[0].replace('_student', '')):
+        (work_dir / full).unlink()
+    cfg = config(tmp_path, resume=True)
+    cfg.train_cfg.max_iters = 5
+    cfg.val_evaluator = dict(type='RisingScore')
+    Runner.from_cfg(cfg).train()
+    assert names(work_dir, 'iter_*_student.pth') == [
+        'iter_1_student.pth', 'iter_4_student.pth', 'iter_5_student.pth'
+    ]
+    assert names(work_dir, 'best_*_student.pth') == [
+        *best, 'best_mIoU_iter_5_student.pth'
+    ]
+
+
+def test_student_outlives_a_checkpoint_removed_by_hand_during_the_run(
+        tmp_path):
+    write_images(tmp_path)
+    runner = Runner.from_cfg(config(tmp_path))
+    runner.register_hook(RemoveCheckpoint('iter_2.pth', at=3))
+    runner.train()
+    work_dir = tmp_path / 'work_dir'
+    assert names(work_dir, 'iter_?.pth') == ['iter_3.pth', 'iter_4.pth']
+    assert names(work_dir, 'iter_*_student.pth') == [
+        'iter_2_student.pth', 'iter_3_student.pth', 'iter_4_student.pth'
+    ]
+
+
+def test_student_of_the_best_checkpoint_goes_with_it(tmp_path):
+    write_images(tmp_path)
+    Runner.from_cfg(config(tmp_path,
+                           val_evaluator=dict(type='RisingScore'))).train()
+    assert names(tmp_path / 'work_dir', 'best_*') == [
+        'best_mIoU_iter_4.pth', 'best_mIoU_iter_4_student.pth'
+    ]
+
+
 @pytest.mark.parametrize('hook', [True, False])
 def test_resumed_run_ends_on_the_numbers_of_an_uninterrupted_one(
         tmp_path, hook):
@@ -258,5 +329,5 @@ def test_empty_training_set_ends_the_run(tmp_path):
 
 
 def test_mmengine_is_the_tested_minor_version():
-    """The hook relies on the keys that CheckpointHook leaves."""
+    """The hook relies on what CheckpointHook keeps, and under which names."""
     assert mmengine.__version__.startswith('0.10.')

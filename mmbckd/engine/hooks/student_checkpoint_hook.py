@@ -1,12 +1,12 @@
 import os
 import os.path as osp
 from collections import OrderedDict
-from typing import Any, Optional
+from typing import Any, Optional, Set
 
 import numpy as np
 import torch
 from mmengine.dist import master_only
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
@@ -96,9 +96,11 @@ class StudentCheckpointHook(Hook):
     """Keep, beside each checkpoint of a distillation, its student alone.
 
     ``iter_80000.pth`` gets ``iter_80000_student.pth``, the best checkpoint
-    likewise, and where ``CheckpointHook`` removes one (``max_keep_ckpts``)
-    its student goes as well. See :func:`export_student_checkpoint` for what
-    is written. In a run that is no distillation the hook does nothing.
+    likewise. See :func:`export_student_checkpoint` for what is written. When
+    ``CheckpointHook`` removes a checkpoint during training
+    (``max_keep_ckpts``, or a better one), its student goes as well. Other
+    students stay, also without their full checkpoint. In a run that is no
+    distillation the hook does nothing.
     """
 
     # After CheckpointHook, which is VERY_LOW.
@@ -106,16 +108,19 @@ class StudentCheckpointHook(Hook):
 
     def __init__(self) -> None:
         self._saved = False
-
-    def before_train(self, runner: Runner) -> None:
-        """Take up the students of the run that is resumed."""
-        last = runner.message_hub.runtime_info.get('last_ckpt')
-        if last and osp.isfile(student_checkpoint_path(last)):
-            self._note(runner)
+        self._present: Set[str] = set()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note that there will be a checkpoint to export."""
         self._saved = True
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Note which checkpoints are there before others are removed."""
+        self._note_present(runner)
+
+    def before_val_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Note which checkpoints are there before others are removed."""
+        self._note_present(runner)
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Export what has been saved."""
@@ -130,6 +135,12 @@ class StudentCheckpointHook(Hook):
         self._export(runner)
 
     @master_only
+    def _note_present(self, runner: Runner) -> None:
+        # Looked up each time, since the user may remove one at any time: its
+        # student may be all that is left.
+        self._present = {path for path in _kept(runner) if osp.isfile(path)}
+
+    @master_only
     def _export(self, runner: Runner) -> None:
         if not self._saved:
             return
@@ -138,28 +149,35 @@ class StudentCheckpointHook(Hook):
         model = model.module if is_model_wrapper(model) else model
         if not hasattr(model, 'architecture'):
             return
-        for source in self._sources(runner):
+        last = runner.message_hub.runtime_info.get('last_ckpt')
+        for source in filter(None, {*_best(runner), last}):
             student = student_checkpoint_path(source)
-            if not osp.isfile(source):
-                if osp.isfile(student):
-                    os.remove(student)
-            elif not osp.isfile(student) or \
-                    osp.getmtime(student) < osp.getmtime(source):
+            if osp.isfile(source) and (not osp.isfile(student)
+                                       or osp.getmtime(student) <
+                                       osp.getmtime(source)):
                 export_student_checkpoint(source, student)
                 runner.logger.info(f'The plain student is saved to {student}')
-        self._note(runner)
+        for pruned in self._present - _kept(runner):
+            student = student_checkpoint_path(pruned)
+            if not osp.isfile(pruned) and osp.isfile(student):
+                os.remove(student)
 
-    def _sources(self, runner: Runner) -> list:
-        """Checkpoints whose students this run is to keep up with."""
-        info = runner.message_hub.runtime_info
-        named = [
-            v for k, v in info.items()
-            if v and (k == 'last_ckpt' or k.startswith('best_ckpt'))
-        ]
-        return list(dict.fromkeys([*info.get('student_ckpts', []), *named]))
 
-    def _note(self, runner: Runner) -> None:
-        # Kept in the message hub, so that a resumed run knows them.
-        runner.message_hub.update_info(
-            'student_ckpts',
-            [s for s in self._sources(runner) if osp.isfile(s)])
+def _best(runner: Runner) -> Set[str]:
+    """The best checkpoints so far, one for each metric that is watched."""
+    return {
+        path
+        for key, path in runner.message_hub.runtime_info.items()
+        if path and key.startswith('best_ckpt')
+    }
+
+
+def _kept(runner: Runner) -> Set[str]:
+    """The checkpoints that CheckpointHook keeps now and may remove later."""
+    numbered = {
+        hook.file_backend.join_path(hook.out_dir,
+                                    hook.filename_tmpl.format(step))
+        for hook in runner.hooks if isinstance(hook, CheckpointHook)
+        for step in getattr(hook, 'keep_ckpt_ids', ())
+    }
+    return numbered | _best(runner)
