@@ -5,6 +5,7 @@ from typing import List, Optional, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmdet.structures.mask import BaseInstanceMasks
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
@@ -53,15 +54,19 @@ class GroundTruthRecorder(BaseRecorder):
     term.
 
     Args:
-        source (str): The field of the data samples: one that holds a map,
-            such as ``'gt_sem_seg'``, or ``'gt_instances'``, whose masks
-            become a map of instance ids, see :func:`instance_id_map`.
-            Defaults to ``'gt_sem_seg'``.
-        ignore_index (int): The id of what is to be ignored, for
-            ``'gt_instances'``. Defaults to 255.
+        source (str): The field of the data samples: one that holds a map as
+            ``data`` (mmseg) or ``sem_seg`` (mmdet), such as
+            ``'gt_sem_seg'``, or ``'gt_instances'``, whose masks become a map
+            of instance ids, see :func:`instance_id_map`. Defaults to
+            ``'gt_sem_seg'``.
+        ignore_index (int): The id of the instances that are to be ignored,
+            and of the padding. Defaults to 255.
 
     Raises:
         ValueError: If the batch has no such truth.
+
+    Shape:
+        - records: (N, H, W), integers
     """
 
     def __init__(self,
@@ -80,24 +85,49 @@ class GroundTruthRecorder(BaseRecorder):
             return
         call = dict(zip(('inputs', 'data_samples'), args), **kwargs)
         samples = call.get('data_samples') or [{}]
-        instances = self.source == 'gt_instances'
-        truth = [sample.get(self.source) for sample in samples]
-        if any(t is None or instances and 'masks' not in t for t in truth):
+        inputs = call['inputs']
+        draw = self._instance_map if self.source == 'gt_instances' \
+            else self._label_map
+        self._data_buffer.append(
+            torch.stack([draw(each, inputs) for each in samples]))
+
+    def _instance_map(self, sample: BaseDataElement,
+                      inputs: torch.Tensor) -> torch.Tensor:
+        """The ids of an image's instances, (H, W) of the batch."""
+        if 'masks' not in sample.get('gt_instances', {}):
+            raise self._missing('`gt_instances` with masks')
+        ids = instance_id_map(sample, inputs.shape[-2:], self.ignore_index)
+        return torch.from_numpy(ids).to(inputs.device)
+
+    def _label_map(self, sample: BaseDataElement,
+                   inputs: torch.Tensor) -> torch.Tensor:
+        """The labels of an image, (H, W) of the batch."""
+        truth = sample.get(self.source)
+        if truth is None:
+            raise self._missing(f'`{self.source}`')
+        # The first is mmseg's name, the second mmdet's.
+        labels = truth.get('data', truth.get('sem_seg'))
+        if labels is None:
             raise ValueError(
-                f'`{self.source}`{" with masks" * instances} is needed for '
-                'label affinities, but the batch has none. Load it in the '
-                "training pipeline (LoadAnnotations), or choose another "
-                "`source` of the boundary term ('semantic', 'feature').")
-        if instances:
-            inputs = call['inputs']
-            ids = np.stack([
-                instance_id_map(sample, inputs.shape[-2:], self.ignore_index)
-                for sample in samples
-            ])
-            record = torch.from_numpy(ids).to(inputs.device)
-        else:
-            record = torch.cat([t.data for t in truth])
-        self._data_buffer.append(record)
+                f"Expected the map of `{self.source}` as its 'data' or "
+                f"'sem_seg', but got only {truth.keys()}. Pack it under one "
+                'of these names.')
+        labels = labels.squeeze(0).long()
+        if labels.shape == tuple(sample.get('img_shape', ())[:2]):
+            # mmdet pads the images, and their maps with `pad_seg` only.
+            height, width = (
+                max(a - b, 0)
+                for a, b in zip(inputs.shape[-2:], labels.shape))
+            labels = F.pad(
+                labels, (0, width, 0, height), value=self.ignore_index)
+        return labels
+
+    @staticmethod
+    def _missing(truth: str) -> ValueError:
+        return ValueError(
+            f'{truth} is needed for label affinities, but the batch has none. '
+            'Load it in the training pipeline (LoadAnnotations), or choose '
+            "another `source` of the boundary term ('semantic', 'feature').")
 
     def __enter__(self) -> None:
         super().__enter__()
