@@ -30,7 +30,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     - all of the teacher is in eval mode, not its batch norms only, so that
       dropout and stochastic depth do not make the targets noisy;
     - the teacher computes no loss, since nobody reads it, no heads if
-      nothing is recorded of them, and runs in inference mode;
+      nothing is recorded of them, and runs in inference mode, or not at all
+      if nothing of it is recorded or delivered;
     - its checkpoint has to fit it: weights that are missing would silently
       stay random;
     - student and teacher have to predict as many classes.
@@ -110,18 +111,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Losses of the student and of the distiller, by name."""
         losses = dict()
         distiller = self.distiller
-        # What is delivered becomes part of the student's graph.
-        delivers = bool(distiller.deliveries.deliveries)
-        distiller.set_deliveries_override(False)
-        with distiller.teacher_recorders, distiller.deliveries, \
-                torch.no_grad() if delivers else torch.inference_mode():
-            if self.teacher_forward == 'extract_feat':
-                self.teacher.extract_feat(batch_inputs)
-            else:
-                self.teacher(
-                    batch_inputs, data_samples, mode=self.teacher_forward)
-        for recorder in distiller.teacher_recorders.recorders.values():
-            _leave_inference_mode(recorder)
+        if distiller.teacher_recorders.recorders or \
+                distiller.deliveries.deliveries:
+            self._run_teacher(batch_inputs, data_samples)
 
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries, \
@@ -135,6 +127,23 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             losses.update(
                 add_prefix(distiller.compute_distill_losses(), 'distill'))
         return losses
+
+    def _run_teacher(self, batch_inputs: torch.Tensor,
+                     data_samples: Optional[List[BaseDataElement]]) -> None:
+        """Let the teacher run, for what is recorded and delivered of it."""
+        distiller = self.distiller
+        # What is delivered becomes part of the student's graph.
+        delivers = bool(distiller.deliveries.deliveries)
+        distiller.set_deliveries_override(False)
+        with distiller.teacher_recorders, distiller.deliveries, \
+                torch.no_grad() if delivers else torch.inference_mode():
+            if self.teacher_forward == 'extract_feat':
+                self.teacher.extract_feat(batch_inputs)
+            else:
+                self.teacher(
+                    batch_inputs, data_samples, mode=self.teacher_forward)
+        for recorder in distiller.teacher_recorders.recorders.values():
+            _leave_inference_mode(recorder)
 
     def _only_features_are_recorded(self) -> bool:
         recorders = self.distiller.teacher_recorders.recorders.values()
