@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from ..task_modules.recorders import recorded_modules
+from .teacher_inputs import TeacherInputs
 
 
 @MODELS.register_module()
@@ -32,6 +33,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     - the teacher computes no loss, since nobody reads it, no heads if
       nothing is recorded of them, and runs in inference mode, or not at all
       if nothing of it is recorded or delivered;
+    - it gets the images in its own normalization, that of its data
+      preprocessor, see :class:`TeacherInputs`;
     - its checkpoint has to fit it: weights that are missing would silently
       stay random;
     - student and teacher have to predict as many classes.
@@ -99,6 +102,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             teacher=teacher,
             architecture=architecture,
             **kwargs)
+        self.teacher_inputs = TeacherInputs(self.data_preprocessor,
+                                            teacher.data_preprocessor)
         self.teacher_forward = teacher_forward or (
             'loss' if self.distiller.deliveries.deliveries else
             'extract_feat' if self._only_features_are_recorded() else 'tensor')
@@ -135,13 +140,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # What is delivered becomes part of the student's graph.
         delivers = bool(distiller.deliveries.deliveries)
         distiller.set_deliveries_override(False)
+        inputs = self.teacher_inputs(batch_inputs, data_samples)
         with distiller.teacher_recorders, distiller.deliveries, \
                 torch.no_grad() if delivers else torch.inference_mode():
             if self.teacher_forward == 'extract_feat':
-                self.teacher.extract_feat(batch_inputs)
+                self.teacher.extract_feat(inputs)
             else:
-                self.teacher(
-                    batch_inputs, data_samples, mode=self.teacher_forward)
+                self.teacher(inputs, data_samples, mode=self.teacher_forward)
         for recorder in distiller.teacher_recorders.recorders.values():
             _leave_inference_mode(recorder)
 

@@ -86,10 +86,11 @@ class GroundTruthRecorder(BaseRecorder):
         call = dict(zip(('inputs', 'data_samples'), args), **kwargs)
         samples = call.get('data_samples') or [{}]
         inputs = call['inputs']
-        draw = self._instance_map if self.source == 'gt_instances' \
-            else self._label_map
-        self._data_buffer.append(
-            torch.stack([draw(each, inputs) for each in samples]))
+        if self.source == 'gt_instances':
+            maps = [self._instance_map(each, inputs) for each in samples]
+        else:
+            maps = [self._label_map(each, inputs) for each in samples]
+        self._data_buffer.append(torch.stack(maps))
 
     def _instance_map(self, sample: BaseDataElement,
                       inputs: torch.Tensor) -> torch.Tensor:
@@ -115,9 +116,8 @@ class GroundTruthRecorder(BaseRecorder):
         labels = labels.squeeze(0).long()
         if labels.shape == tuple(sample.get('img_shape', ())[:2]):
             # mmdet pads the images, and their maps with `pad_seg` only.
-            height, width = (
-                max(a - b, 0)
-                for a, b in zip(inputs.shape[-2:], labels.shape))
+            height, width = (max(a - b, 0)
+                             for a, b in zip(inputs.shape[-2:], labels.shape))
             labels = F.pad(
                 labels, (0, width, 0, height), value=self.ignore_index)
         return labels
