@@ -129,6 +129,15 @@ def test_truth_without_a_map_says_which_fields_it_has():
         model(torch.zeros(1, 3, 64, 64), samples, mode='loss')
 
 
+def test_maps_of_several_sizes_are_told_to_be_padded():
+    model = build(cnn_segmentor())
+    model.train()
+    images, samples = batch()
+    samples[1].gt_sem_seg = PixelData(data=torch.zeros(1, 32, 40).long())
+    with pytest.raises(ValueError, match='one size.*64.*32, 40.*pad_seg'):
+        model(images, samples, mode='loss')
+
+
 def fails(*args, **kwargs):
     raise AssertionError('the teacher ran')
 

@@ -138,10 +138,11 @@ def test_teacher_that_delivers_gets_its_own_normalization():
         dict(
             type='mmrazor.FrozenTeacherDistill',
             architecture=dict(
-                cnn_segmentor(), data_preprocessor=preprocessor(
-                    kind, **IMAGENET)),
+                cnn_segmentor(),
+                data_preprocessor=preprocessor(kind, **IMAGENET)),
             teacher=dict(
-                cnn_segmentor(), data_preprocessor=preprocessor(kind, **CAFFE)),
+                cnn_segmentor(),
+                data_preprocessor=preprocessor(kind, **CAFFE)),
             distiller=dict(
                 type='ConfigurableDistiller',
                 distill_deliveries=dict(

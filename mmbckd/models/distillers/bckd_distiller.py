@@ -1,7 +1,7 @@
 import copy
 import difflib
 from inspect import signature
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from mmengine.model import BaseModel
@@ -79,9 +79,9 @@ class BCKDDistiller(ConfigurableDistiller):
                  **kwargs) -> None:
         long_form = copy.deepcopy(kwargs)
         if boundary is not None:
-            _extend(long_form, _expand_boundary(boundary))
+            long_form = _joined(long_form, _expand_boundary(boundary))
         if context is not None:
-            _extend(long_form, _expand_context(context))
+            long_form = _joined(long_form, _expand_context(context))
         if not long_form.get('distill_losses'):
             raise ValueError(
                 'BCKDDistiller has no loss to compute: give `boundary`, '
@@ -183,8 +183,9 @@ class _Recorded(Exception):
     """Ends a forward once its records are there."""
 
 
-def _extend(long_form: dict, addition: dict) -> None:
-    """Add the parts of a short form to those of the long form."""
+def _joined(long_form: dict, addition: dict) -> dict:
+    """The long form with the parts of a short form added."""
+    joined = dict(long_form)
     for part, items in addition.items():
         present = long_form.get(part) or {}
         taken = sorted(set(present) & set(items))
@@ -192,77 +193,82 @@ def _extend(long_form: dict, addition: dict) -> None:
             raise ValueError(
                 f'BCKDDistiller adds {taken} to `{part}`, but the config has '
                 'these already. Rename yours, or leave the short form out.')
-        long_form[part] = {**present, **items}
+        joined[part] = {**present, **items}
+    return joined
 
 
-def _take(cfg: dict, cls: type, keys: Iterable[str] = ()) -> dict:
-    """Remove from ``cfg``, and return, what ``cls`` is to be built with."""
-    keys = keys or (k for k in signature(cls.__init__).parameters
-                    if k != 'self')
-    return dict(
-        type=f'mmrazor.{cls.__name__}',
-        **{k: cfg.pop(k)
-           for k in keys if k in cfg})
+def _arguments(cls: type) -> List[str]:
+    """Names of what a class is built with."""
+    return list(signature(cls).parameters)
 
 
-def _recorder(term: str, cfg: dict, side: str) -> tuple:
-    """Remove a side from a short form; return its recorder and mapping."""
-    if side not in cfg:
-        raise ValueError(f'`{term}` of BCKDDistiller needs `{side}`, the name '
-                         f'of a module of the {side}, but got only '
-                         f'{sorted(cfg)}.')
-    source: Source = cfg.pop(side)
+def _component(cls: type, cfg: dict) -> dict:
+    """The config of a connector or loss, from what a short form sets."""
+    given = {name: cfg[name] for name in _arguments(cls) if name in cfg}
+    return dict(type=f'mmrazor.{cls.__name__}', **given)
+
+
+def _check_keys(term: str, cfg: dict, options: List[str]) -> None:
+    """Refuse a short form that has a key too many or too few."""
+    for side in ('student', 'teacher'):
+        if side not in cfg:
+            raise ValueError(
+                f'`{term}` of BCKDDistiller needs `{side}`, the name of a '
+                f'module of the {side}, but got only {sorted(cfg)}.')
+    known = ['student', 'teacher', *options]
+    unknown = sorted(set(cfg) - set(known))
+    if unknown:
+        raise ValueError(f'`{term}` of BCKDDistiller does not know {unknown}. '
+                         f'It knows: {", ".join(known)}.')
+
+
+def _recorder(term: str, side: str, source: Source) -> tuple:
+    """The recorder of a side, by name, and the mapping to its record."""
     if isinstance(source, str):
-        recorder = dict(type='ModuleOutputs', source=source)
-    elif isinstance(source, dict):
-        recorder = dict(source)
-    else:
-        recorder = dict(type='ModuleListOutputs', source=list(source))
+        source = dict(type='ModuleOutputs', source=source)
+    elif not isinstance(source, dict):
+        source = dict(type='ModuleListOutputs', source=list(source))
+    recorder, record = {}, {}
+    if source['type'] == 'ModuleInputs':
+        # What is recorded is the tuple of a call's arguments.
+        record['data_idx'] = 0
+    for key, value in source.items():
+        part = record if key in ('record_idx', 'data_idx') else recorder
+        part[key] = value
     name = f'{term}_{side}'
     # The truth comes with every call of the student, but not with every one
     # of the teacher, which may run its backbone and neck only.
-    record = dict(
-        recorder=name,
-        from_student=side == 'student' or recorder['type'] == 'GroundTruth')
-    if recorder['type'] == 'ModuleInputs':
-        # What is recorded is the tuple of a call's arguments.
-        record['data_idx'] = 0
-    record.update({
-        k: recorder.pop(k)
-        for k in ('record_idx', 'data_idx') if k in recorder
-    })
+    from_student = side == 'student' or recorder['type'] == 'GroundTruth'
+    record.update(recorder=name, from_student=from_student)
     return {name: recorder}, record
 
 
-def _check_all_taken(term: str, cfg: dict, known: str) -> None:
-    if cfg:
-        raise ValueError(f'`{term}` of BCKDDistiller does not know '
-                         f'{sorted(cfg)}. It knows: {known}.')
-
-
 def _expand_boundary(cfg: dict) -> dict:
-    cfg = dict(cfg)
-    truth = cfg.get('teacher', 'gt_sem_seg')
-    if cfg.get('source') == 'label' and isinstance(truth, str):
-        cfg['teacher'] = dict(
-            type='GroundTruth',
-            source=truth,
-            ignore_index=cfg.get('ignore_index', 255))
-    student_recorder, student_record = _recorder('boundary', cfg, 'student')
-    teacher_recorder, teacher_record = _recorder('boundary', cfg, 'teacher')
+    teacher = cfg.get('teacher', 'gt_sem_seg')
+    if cfg.get('source') == 'label':
+        if isinstance(teacher, str):
+            teacher = dict(
+                type='GroundTruth',
+                source=teacher,
+                ignore_index=cfg.get('ignore_index', 255))
+        cfg = dict(cfg, teacher=teacher)
+    _check_keys('boundary', cfg, [
+        *_arguments(HierarchicalBoundaryConnector),
+        *_arguments(BoundaryAffinityLoss)
+    ])
+    student_recorder, student_record = _recorder('boundary', 'student',
+                                                 cfg['student'])
+    teacher_recorder, teacher_record = _recorder('boundary', 'teacher',
+                                                 cfg['teacher'])
     if teacher_record['from_student']:
-        student_recorder.update(teacher_recorder)
+        student_recorder = {**student_recorder, **teacher_recorder}
         teacher_recorder = {}
-    connector = _take(cfg, HierarchicalBoundaryConnector)
-    loss = _take(cfg, BoundaryAffinityLoss)
-    _check_all_taken(
-        'boundary', cfg, 'student, teacher, in_channels, channels, '
-        'num_groups, source, radius, tau, ignore_index, loss_weight')
     return dict(
         student_recorders=student_recorder,
         teacher_recorders=teacher_recorder,
-        connectors=dict(boundary_head=connector),
-        distill_losses=dict(loss_bd=loss),
+        connectors=dict(
+            boundary_head=_component(HierarchicalBoundaryConnector, cfg)),
+        distill_losses=dict(loss_bd=_component(BoundaryAffinityLoss, cfg)),
         loss_forward_mappings=dict(
             loss_bd=dict(
                 preds_S=dict(connector='boundary_head', **student_record),
@@ -270,25 +276,22 @@ def _expand_boundary(cfg: dict) -> dict:
 
 
 def _expand_context(cfg: dict) -> dict:
-    cfg = dict(cfg)
-    student_recorder, student_record = _recorder('context', cfg, 'student')
-    teacher_recorder, teacher_record = _recorder('context', cfg, 'teacher')
-    expanded = dict(
-        student_recorders=student_recorder,
-        teacher_recorders=teacher_recorder)
+    _check_keys('context', cfg,
+                ['max_tokens', *_arguments(ContextRelationLoss)])
+    student_recorder, student_record = _recorder('context', 'student',
+                                                 cfg['student'])
+    teacher_recorder, teacher_record = _recorder('context', 'teacher',
+                                                 cfg['teacher'])
+    connectors = {}
     if cfg.get('max_tokens') is not None:
-        expanded['connectors'] = dict(
-            context_pool=_take(cfg, ContextConnector, ('max_tokens', )))
+        connectors = dict(context_pool=_component(ContextConnector, cfg))
         student_record['connector'] = 'context_pool'
         teacher_record['connector'] = 'context_pool'
-    cfg.pop('max_tokens', None)
-    loss = _take(cfg, ContextRelationLoss)
-    _check_all_taken(
-        'context', cfg, 'student, teacher, max_tokens, tau, exclude_self, '
-        'center, block_size, loss_weight')
     return dict(
-        **expanded,
-        distill_losses=dict(loss_cd=loss),
+        student_recorders=student_recorder,
+        teacher_recorders=teacher_recorder,
+        connectors=connectors,
+        distill_losses=dict(loss_cd=_component(ContextRelationLoss, cfg)),
         loss_forward_mappings=dict(
             loss_cd=dict(preds_S=student_record, preds_T=teacher_record)))
 

@@ -90,6 +90,12 @@ class GroundTruthRecorder(BaseRecorder):
             maps = [self._instance_map(each, inputs) for each in samples]
         else:
             maps = [self._label_map(each, inputs) for each in samples]
+        sizes = {tuple(each.shape) for each in maps}
+        if len(sizes) > 1:
+            raise ValueError(
+                f'Expected `{self.source}` of one size throughout a batch, '
+                f'but got {sorted(sizes, reverse=True)}. Have the data '
+                'preprocessor pad it (`pad_seg=True` in mmdet).')
         self._data_buffer.append(torch.stack(maps))
 
     def _instance_map(self, sample: BaseDataElement,
