@@ -95,7 +95,7 @@ def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
     return Config(cfg)
 
 
-@METRICS.register_module()
+@METRICS.register_module(force=True)  # imported under two names
 class RisingScore(BaseMetric):
     """Each validation is better than those before."""
 
