@@ -35,8 +35,9 @@ class Semantics:
     """Label maps of an image, what they mean, and how to compare them.
 
     Attributes:
-        truth (ndarray): True class of every pixel, or ``ignore_index``,
-            integers, (H, W).
+        truth (ndarray, optional): True class of every pixel, or
+            ``ignore_index``, integers, (H, W). With None the prediction is
+            drawn without its errors.
         prediction (ndarray): Predicted class of every pixel, integers,
             (H, W).
         classes (Sequence[str]): Names of the classes.
@@ -45,7 +46,7 @@ class Semantics:
         min_area (int): See :func:`draw_errors`. Defaults to 0.
         ignore_index (int): Label of ignored pixels. Defaults to 255.
     """
-    truth: ndarray
+    truth: ndarray | None
     prediction: ndarray
     classes: Sequence[str]
     palette: Sequence[Sequence[int]]
@@ -123,7 +124,9 @@ def draw_distillation(image: ndarray,
     legends: list[list[Patch]] = []
     if semantics is not None:
         first += _semantic_panels(image, semantics)
-        legends = [_class_patches(semantics), _patches(ERROR_COLORS)]
+        legends = [_class_patches(semantics)]
+        if semantics.truth is not None:
+            legends.append(_patches(ERROR_COLORS))
     if boundary is not None:
         student.append(
             _Panel(
@@ -157,6 +160,9 @@ class _Panel:
 def _semantic_panels(image: ndarray, semantics: Semantics) -> list[_Panel]:
     """The truth, the prediction and its errors."""
     palette = np.array(semantics.palette, np.uint8)
+    prediction = _Panel('prediction', palette[semantics.prediction])
+    if semantics.truth is None:
+        return [prediction]
     ignored = semantics.truth == semantics.ignore_index
     truth = palette[np.where(ignored, 0, semantics.truth)]
     truth[ignored] = _stripes(ignored.shape)[ignored]
@@ -169,8 +175,7 @@ def _semantic_panels(image: ndarray, semantics: Semantics) -> list[_Panel]:
         min_area=semantics.min_area,
         ignore_index=semantics.ignore_index)
     return [
-        _Panel('truth', truth),
-        _Panel('prediction', palette[semantics.prediction]),
+        _Panel('truth', truth), prediction,
         _Panel(
             'errors of the prediction\n(boundaries off by more than '
             f'{semantics.tolerance:g} px)', errors)
@@ -220,7 +225,8 @@ def _arrange(first: list[_Panel], student: list[_Panel],
 
 def _class_patches(semantics: Semantics) -> list[Patch]:
     """Legend of the classes that truth or prediction hold."""
-    present = np.unique([semantics.truth, semantics.prediction])
+    maps = semantics.truth, semantics.prediction
+    present = np.unique([labels for labels in maps if labels is not None])
     patches = _patches({
         semantics.classes[i]: semantics.palette[i]
         for i in present if i != semantics.ignore_index
@@ -245,8 +251,9 @@ class _Sheet:
         rows (list[list[_Panel | None]]): The panels; None leaves a gap. The
             first has a picture.
         coverage (tuple[float, float]): See :func:`draw_distillation`.
-        legends (list[list[Patch]]): None, or that of the classes, to be put
-            below the first row, and that of the errors, below its last panel.
+        legends (list[list[Patch]]): That of the classes, to be put below the
+            first row, and that of the errors, below its last panel, or the
+            first of them, or neither.
     """
 
     def __init__(self, rows: list[list[_Panel | None]],

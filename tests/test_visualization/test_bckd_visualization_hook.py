@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmcv.transforms import Compose
 from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
 from mmengine.hub import get_config
@@ -306,6 +307,163 @@ def test_detector_is_drawn_without_label_maps(root, runner, drawn,
     assert call['boundary'].student.shape == (16, 24)
     # The finest level of the FPN.
     assert call['relations'].student.shape == (3, 8, 12)
+
+
+class Instances(Detections):
+    """An image of 30x45 with an instance and a crowd, through a pipeline."""
+
+    def __init__(self, img_path, steps):
+        steps = [
+            dict(steps[type_], type=f'mmdet.{type_}')
+            if type_ in steps else dict(type=f'mmdet.{type_}')
+            for type_ in steps
+        ]
+        pack = dict(
+            type='mmdet.PackDetInputs',
+            meta_keys=('img_path', 'img_shape', 'ori_shape', 'scale_factor'))
+        crowd = dict(size=[30, 45], counts=[0, 30 * 5, 30 * 40])
+        list.__init__(self, [
+            Compose([*steps, pack])(dict(
+                img_path=img_path,
+                img=np.zeros((30, 45, 3), np.uint8),
+                img_shape=(30, 45),
+                ori_shape=(30, 45),
+                instances=[
+                    dict(
+                        bbox=[10, 6, 34, 20],
+                        bbox_label=1,
+                        ignore_flag=0,
+                        mask=[[10, 6, 34, 6, 34, 20, 10, 20]]),
+                    dict(
+                        bbox=[0, 0, 5, 30],
+                        bbox_label=1,
+                        ignore_flag=1,
+                        mask=crowd)
+                ]))
+        ])
+
+
+RESIZE = dict(Resize=dict(scale=(90, 60), keep_ratio=True))
+
+
+def load(poly2mask):
+    return dict(
+        LoadAnnotations=dict(
+            with_bbox=True, with_mask=True, poly2mask=poly2mask))
+
+
+@pytest.mark.parametrize('poly2mask', [True, False])
+@pytest.mark.parametrize('steps', [
+    lambda load: {**load, **RESIZE},
+    lambda load: {**RESIZE, **load},
+    lambda load: {**RESIZE, 'Pad': dict(size=(96, 64)), **load},
+],
+                         ids=['loaded first', 'loaded last', 'and padded'])
+def test_instances_are_drawn_where_they_are_in_the_image(
+        root, runner, drawn, monkeypatch, steps, poly2mask):
+    runner.model = MODELS.build(
+        dict(
+            type='mmrazor.FrozenTeacherDistill',
+            architecture=detector(),
+            teacher=detector(),
+            distiller=dict(
+                type='BCKDDistiller',
+                boundary=dict(
+                    student='backbone',
+                    teacher='gt_instances',
+                    source='label'))))
+    loader = SimpleNamespace(
+        dataset=Instances(
+            str(root / 'img' / '0.jpg'), steps(load(poly2mask))),
+        collate_fn=pseudo_collate)
+    monkeypatch.setattr(runner.val_loop, 'dataloader', loader)
+    draw(runner, indices=[0])
+    # All coordinates twice those of the file, then those of the stride.
+    labels = torch.zeros(1, 64, 96, dtype=torch.long)
+    labels[:, 12:40, 20:68] = 1
+    labels[:, :60, :10] = 255
+    if runner.val_dataloader.dataset[0]['data_samples'].img_shape == (60, 90):
+        labels[:, 60:] = labels[..., 90:] = 255
+    expected = affinity_edges(
+        torch.zeros(1, 1, 16, 24), labels, source='label')[0, 0]
+    assert 0 < expected.mean() < 1
+    found = drawn[0]['boundary'].teacher
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_labels_are_drawn_where_they_are_in_a_padded_input(
+        root, runner, drawn):
+    """Padded from 32x32 to 64x48, at the bottom and on the right."""
+    distil(
+        runner,
+        root,
+        dict(boundary=dict(student='backbone', source='label')),
+        test_size=(64, 48))
+    draw(runner, indices=[1])
+    labels = torch.full((1, 64, 48), 255)
+    labels[:, :32, :32] = torch.from_numpy(
+        mmcv.imread(str(root / 'ann' / '1.png'), 'unchanged'))
+    expected = affinity_edges(
+        torch.zeros(1, 1, 16, 12), labels, source='label')[0, 0]
+    np.testing.assert_array_equal(drawn[0]['boundary'].teacher, expected)
+
+
+# ----------------------------------------------------------- without a truth
+
+
+@pytest.mark.parametrize('distiller, expected', [
+    (None, {'semantics'}),
+    (dict(boundary=BOUNDARY, context=CONTEXT), ALL),
+    (dict(
+        boundary=dict(student='backbone', source='label'),
+        context=CONTEXT), ALL - {'boundary'}),
+    (LONG_FORM, ALL),
+],
+                         ids=['alone', 'both', 'label', 'long form'])
+def test_training_goes_on_without_annotations_of_the_validation_data(
+        tmp_path, drawn, distiller, expected):
+    cfg = run_config(
+        tmp_path, distiller, dict(interval=2, indices=[1, 2]),
+        distil=distiller is not None)
+    cfg.train_cfg.val_begin = 9  # its metrics would need the truth
+    del cfg.val_dataloader.dataset.pipeline[1]
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 4 and len(drawn) == 4
+    for call in drawn:
+        assert {k for k in ALL if call.get(k) is not None} == expected
+        assert call['semantics'].truth is None
+        assert call['semantics'].prediction.shape == (32, 32)
+    log, = (tmp_path / 'work_dir').glob('*/*.log')
+    assert log.read_text().count('leaves out the truth') == 1
+
+
+@pytest.mark.parametrize('boundary, said', [
+    (dict(teacher='neck', source='feature'), 0),
+    (dict(teacher='gt_instances', source='label'), 1),
+])
+def test_detector_is_drawn_without_annotations(root, runner, drawn,
+                                               monkeypatch, boundary, said):
+    runner.model = MODELS.build(
+        dict(
+            type='mmrazor.FrozenTeacherDistill',
+            architecture=detector(),
+            teacher=detector(),
+            distiller=dict(
+                type='BCKDDistiller',
+                boundary=dict(student='backbone', **boundary),
+                context=dict(student='neck', teacher='neck'))))
+    loader = SimpleNamespace(
+        dataset=Instances(str(root / 'img' / '0.jpg'), RESIZE),
+        collate_fn=pseudo_collate)
+    monkeypatch.setattr(runner.val_loop, 'dataloader', loader)
+    told = []
+    monkeypatch.setattr(bckd_visualization_hook, 'print_log',
+                        lambda text, **_: told.append(text))
+    draw(runner, indices=[0, 0])
+    assert len(drawn) == 2 and len(told) == said
+    assert all(('boundary' in call) == (not said) and 'relations' in call
+               for call in drawn)
 
 
 def test_drawn_are_the_tensors_of_the_losses_in_eval_mode(root, runner, drawn):

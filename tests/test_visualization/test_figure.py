@@ -137,6 +137,19 @@ def test_panels_show_what_was_given(drawn):
         assert maps[name].get_clim() == (0, 1)
 
 
+@pytest.mark.parametrize('keep', [KEEP[0], ('semantics', )])
+def test_prediction_without_truth_is_drawn_without_errors(drawn, keep):
+    image, given = parts(keep=keep)
+    given['semantics'].truth = None
+    draw_distillation(image, 'a.png', **given)
+    titles = [title(axes) for axes in drawn[0].axes]
+    assert 'prediction' in titles
+    assert not any('truth' in t or 'errors' in t for t in titles)
+    legend, = drawn[0].legends
+    assert len(legend.get_texts()) == len(
+        np.unique(given['semantics'].prediction))
+
+
 def test_student_and_teacher_are_drawn_to_the_same_scale(drawn):
     image, given = parts(keep=('relations', ))
     relations = given['relations']

@@ -1,8 +1,8 @@
+import logging
 import os.path as osp
 import random
 from contextlib import contextmanager
-from typing import (Callable, Dict, Iterator, List, Optional, Sequence, Tuple,
-                    Union)
+from typing import Iterator, Optional, Sequence, Tuple
 
 import mmcv
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from mmengine import fileio
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -21,8 +22,8 @@ from ...functional import affinity_edges, relation_rows
 from ...models.losses import BoundaryAffinityLoss, ContextRelationLoss
 from ...visualization import (Boundary, Relations, Semantics,
                               draw_distillation, draw_errors)
-
-Maps = Union[Tensor, Sequence[Tensor]]
+from ..distillation_inputs import (fit_truth, loss_inputs,
+                                   recorders_without_truth)
 
 
 @HOOKS.register_module()
@@ -36,6 +37,10 @@ class BCKDVisualizationHook(Hook):
     teacher. What the model does not have is left out: without distillation
     the second and third, for a detector the first. Of several losses of a
     kind the first is drawn, and of the levels in a loss the first.
+
+    Truth that the validation pipeline does not load is left out, which the
+    log says once. No model computes its own loss for a figure: modules that
+    run only there, such as auxiliary heads, are not drawn.
 
     The figures go to the backends of the runner's visualizer: files in
     ``vis_data/vis_image``, TensorBoard, W&B. Models are in eval mode while
@@ -119,6 +124,7 @@ class BCKDVisualizationHook(Hook):
         self.ignore_index = ignore_index
         self.backend_args = backend_args
         self._last_step = 0
+        self._said_no_truth = False
 
     def before_train(self, runner: Runner) -> None:
         """Choose the images."""
@@ -182,11 +188,14 @@ class BCKDVisualizationHook(Hook):
 
     def _semantics(self, sample: BaseDataElement,
                    metainfo: dict) -> Optional[Semantics]:
-        if 'gt_sem_seg' not in sample or 'pred_sem_seg' not in sample:
+        if 'pred_sem_seg' not in sample:
             return None
+        if 'gt_sem_seg' not in sample:
+            self._say_no_truth()
         truth, prediction = (
-            pixels.data[0].cpu().numpy().astype(np.int64)
-            for pixels in (sample.gt_sem_seg, sample.pred_sem_seg))
+            sample.get(name).data[0].cpu().numpy().astype(np.int64)
+            if name in sample else None
+            for name in ('gt_sem_seg', 'pred_sem_seg'))
         return Semantics(
             truth,
             prediction,
@@ -203,10 +212,17 @@ class BCKDVisualizationHook(Hook):
         if boundary_loss is context_loss is None:
             return {}
         data = model.data_preprocessor(batch, False)
-        inputs = _loss_inputs(model, data, [boundary_loss, context_loss])
         padded = data['inputs'].shape[-2:]
-        shape = data['data_samples'][0].img_shape
-        coverage = padded[0] / shape[0], padded[1] / shape[1]
+        sample = data['data_samples'][0]
+        ignore_index = getattr(boundary_loss, 'ignore_index', 255)
+        data['data_samples'] = [fit_truth(sample, padded, ignore_index)]
+        absent = recorders_without_truth(model.distiller, sample)
+        if absent:
+            self._say_no_truth()
+        inputs = loss_inputs(model, data, [boundary_loss, context_loss],
+                             absent)
+        coverage = (padded[0] / sample.img_shape[0],
+                    padded[1] / sample.img_shape[1])
 
         parts = dict(coverage=coverage)
         if boundary_loss in inputs:
@@ -236,6 +252,16 @@ class BCKDVisualizationHook(Hook):
                                            self.points)
         return parts
 
+    def _say_no_truth(self) -> None:
+        if not self._said_no_truth:
+            self._said_no_truth = True
+            print_log(
+                'BCKDVisualizationHook leaves out the truth, which the '
+                'validation pipeline does not load. Add LoadAnnotations to '
+                'it, for instances with_mask=True, to have it drawn.',
+                logger='current',
+                level=logging.WARNING)
+
 
 def _first(model: nn.Module, cls: type) -> Optional[nn.Module]:
     return next((m for m in model.modules() if isinstance(m, cls)), None)
@@ -243,33 +269,6 @@ def _first(model: nn.Module, cls: type) -> Optional[nn.Module]:
 
 def _array(x: Tensor) -> np.ndarray:
     return x.float().cpu().numpy()
-
-
-def _loss_inputs(model: BaseModel, data: dict,
-                 losses: List[Optional[nn.Module]]) -> Dict[nn.Module, tuple]:
-    """Run a step of training up to these losses; return what they are given.
-
-    They are not computed. One that the step does not come by is left out.
-    """
-    inputs = {}
-    losses = [loss for loss in losses if loss is not None]
-
-    def stand_in(loss: nn.Module) -> Callable:
-
-        def forward(preds_S: Maps, preds_T: Maps) -> Tensor:
-            inputs[loss] = preds_S, preds_T
-            return torch.zeros(())
-
-        return forward
-
-    for loss in losses:
-        loss.forward = stand_in(loss)
-    try:
-        model(**data, mode='loss')
-    finally:
-        for loss in losses:
-            del loss.forward
-    return inputs
 
 
 @contextmanager
