@@ -124,3 +124,48 @@ def test_an_empty_table_is_filled_without_touching_the_next(
     assert make_tables.fill(text) == (
         '<!-- table: a -->\nA\n<!-- end -->\nbetween\n'
         '<!-- table: b -->\nB\n<!-- end -->\nafter\n')
+
+
+def state(folder):
+    """All files, what is in them, and when they were written."""
+    return {
+        path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob('*') if path.is_file()
+    }
+
+
+def test_check_names_what_is_outdated_and_writes_nothing(tmp_path):
+    """In a copy whose first page is up to date, and which has no logs."""
+    shutil.copytree(ROOT / 'tools', tmp_path / 'tools',
+                    ignore=shutil.ignore_patterns('__pycache__'))
+    metafile = Path('configs/mmseg/fpn_r50_fpn_r18/metafile.yml')
+    for name in ('benchmarks', metafile.parent, 'configs/mmdet'):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copy(ROOT / metafile, tmp_path / metafile)
+    pages = ['README.md', 'benchmarks/README.md', 'configs/mmseg/README.md',
+             'configs/mmdet/README.md']
+    for page in pages:
+        row = 'old' if page == 'benchmarks/README.md' else 'not run'
+        (tmp_path / page).write_text(
+            f'<!-- table: quickstart -->\n{row}\n<!-- end -->\n')
+    before = state(tmp_path)
+
+    def run(*options):
+        return subprocess.run(
+            [sys.executable, '-B', 'tools/make_tables.py', *options],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True)
+
+    done = run('--check')
+    assert done.returncode == 1
+    assert state(tmp_path) == before
+    assert f'in benchmarks/README.md, {metafile}, but' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+    assert run().returncode == 0
+    after = state(tmp_path)
+    assert {path for path in after if after[path] != before.get(path)} == {
+        Path('benchmarks/README.md'), metafile}
+    assert run('--check').returncode == 0
+    assert state(tmp_path) == after

@@ -320,12 +320,16 @@ def main() -> None:
     metafiles = (ROOT / 'configs').glob('*/*/metafile.yml')
     files.update(
         dict.fromkeys(metafiles, partial(fill_metafile, found=results())))
-    for file, filled_in in files.items():
-        text = file.read_text()
-        filled = filled_in(text)
-        if args.check and filled != text:
-            sys.exit(f'{file.relative_to(ROOT)} does not hold what the logs '
-                     'and results say: run python tools/make_tables.py')
+    outdated = {
+        file: filled
+        for file, filled_in in files.items()
+        if (filled := filled_in(file.read_text())) != file.read_text()
+    }
+    if args.check and outdated:
+        names = ', '.join(str(file.relative_to(ROOT)) for file in outdated)
+        sys.exit(f'Expected what the logs and results say in {names}, but got '
+                 'something else. Run python tools/make_tables.py.')
+    for file, filled in outdated.items():
         file.write_text(filled)
 
 
