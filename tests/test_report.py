@@ -25,7 +25,7 @@ from scipy.spatial.distance import cdist
 
 from mmbckd.report import write_report
 from mmbckd.report.curves import loss_curves, metric_curves, smooth, style
-from mmbckd.report.images import pick_images, score
+from mmbckd.report.images import compare_images, pick_images, score
 from mmbckd.report.predictions import Predictor, build_dataset, build_student
 from mmbckd.report.runs import (Log, Run, find_checkpoint, read_log, read_run,
                                 run_names)
@@ -632,8 +632,9 @@ def test_page_shows_the_configs_difference(parsed):
 def test_page_ranks_images_by_the_predictions_of_the_runs(runs, parsed):
     """Against the models as they were when their training ended."""
     paths, (alone, distilled) = runs
-    dataset = build_dataset(read_run(paths[0], ''))
-    predictor = Predictor(dataset, [alone, distilled.student])
+    entries = [read_run(path, '') for path in paths[:2]]
+    predictor = Predictor(entries, [alone, distilled.student])
+    dataset = build_dataset(entries[0])
     truth, scores = [], []
     for i in range(NUM_IMAGES):
         _, label, predictions = predictor.predict(i)
@@ -654,6 +655,99 @@ def test_page_ranks_images_by_the_predictions_of_the_runs(runs, parsed):
         if gains[i] * (1 if word == 'better' else -1) > 0:
             assert f'{i}.png {NAMES[1]} is {100 * abs(gains[i]):.1f} ' \
                 f'points {word} than alone.' in text
+
+
+def changed(path, out, change, name='changed'):
+    """A copy of a run, with its config changed."""
+    run = read_run(str(shutil.copytree(path, out)), name)
+    change(run.config)
+    run.config.dump(str(next(out.glob('*.py'))))
+    return run
+
+
+def resize(before):
+    """Let a run see images of another size."""
+
+    def change(cfg):
+        cfg.val_dataloader.dataset.pipeline.insert(
+            1 if before else 2, dict(type='Resize', scale=(40, 24)))
+
+    return change
+
+
+@pytest.mark.parametrize('before', [True, False])
+def test_every_run_predicts_through_its_own_pipeline(runs, tmp_path, before):
+    """Which sees images squeezed to 40x24; its truth is squeezed, or not."""
+    (plain, _, _), (model, _) = runs
+    squeezed = changed(plain, tmp_path / 'run', resize(before))
+    entries = [squeezed, read_run(plain, 'plain')]
+    predictor = Predictor(entries, [model, model])
+    root = Path(plain).parent
+    gains = []
+    for i in range(NUM_IMAGES):
+        maps = predictor.predict(i)
+        image = mmcv.imread(str(root / 'img' / f'{i}.png'))
+        truth = mmcv.imread(str(root / 'ann' / f'{i}.png'), 'unchanged')
+        np.testing.assert_array_equal(maps.truth, truth)
+        for found, size in zip(maps.predictions, ((24, 40), (64, 64))):
+            seen = torch.from_numpy(mmcv.imresize(image, size[::-1]))
+            seen = model.data_preprocessor(
+                dict(inputs=[seen.permute(2, 0, 1)], data_samples=None))
+            with torch.no_grad():
+                logits = model(seen['inputs'])
+            logits = torch.nn.functional.interpolate(
+                logits, size, mode='bilinear')
+            logits = torch.nn.functional.interpolate(
+                logits, (64, 64), mode='bilinear')
+            np.testing.assert_array_equal(found, logits[0].argmax(0))
+        first, second = (naive_bf1(p, truth, 5) for p in maps.predictions)
+        gains.append(first - second)
+    assert np.abs(gains).max() > 0.01
+    images = compare_images(entries, 1, 8, NUM_IMAGES, 'cpu')
+    summary, = images.summaries
+    assert summary.mean == pytest.approx(np.mean(gains))
+    assert images.pictures
+    for picture in images.pictures:
+        assert picture.image.shape == picture.truth.shape == (64, 64, 3)
+        assert {errors.shape for errors in picture.errors} == {(64, 64, 3)}
+
+
+def test_truth_that_only_one_run_gives_serves_all(runs, tmp_path):
+
+    def change(cfg):
+        del cfg.val_dataloader.dataset.pipeline[1]
+
+    (plain, _, _), (model, _) = runs
+    run = changed(plain, tmp_path / 'run', change)
+    maps = Predictor([run, read_run(plain, '')], [model] * 2).predict(0)
+    np.testing.assert_array_equal(*maps.predictions)
+    with pytest.raises(ValueError, match='LoadAnnotations'):
+        Predictor([run], [model]).predict(0)
+
+
+def remove_val(cfg):
+    cfg.val_dataloader = None
+
+
+def remove_image(cfg):
+    cfg.val_dataloader.dataset.update(indices=[0, 2, 3, 4, 5])
+
+
+def swap_images(cfg):
+    cfg.val_dataloader.dataset.update(indices=[1, 0, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize('change, message', [
+    (remove_val, 'val_dataloader.*config of changed'),
+    (remove_image, '6 in plain and 5 in changed'),
+    (swap_images, '0.png in plain and 1.png in changed'),
+])
+def test_runs_that_see_other_images_are_named(runs, tmp_path, change,
+                                              message):
+    plain = runs[0][0]
+    run = changed(plain, tmp_path / 'run', change)
+    with pytest.raises(ValueError, match=message):
+        compare_images([read_run(plain, 'plain'), run], 0, 8, 8, 'cpu')
 
 
 @pytest.mark.parametrize('exported', [True, False])

@@ -12,7 +12,7 @@ from numpy import ndarray
 from ..functional.boundary import (BoundaryCounts, boundary_counts,
                                    boundary_scores)
 from ..visualization.drawing import dim, draw_errors
-from .predictions import Predictor, build_dataset, build_student
+from .predictions import Predictor, build_student
 from .runs import Run
 
 #: Pixels up to which boundaries agree, in scores and drawings.
@@ -104,9 +104,10 @@ class Images(NamedTuple):
 
 def compare_images(runs: list[Run], base: int, num_images: int,
                    max_images: int, device: str) -> Images | None:
-    """Compare the predictions of runs on the first one's validation images.
+    """Compare the predictions of runs on their validation images.
 
-    All are predicted and scored, nothing but scores is kept, and those to be
+    Each run gets them by its own validation pipeline, and all are compared in
+    the size of the files. All are predicted and scored, nothing but scores is kept, and those to be
     shown are predicted once more.
 
     Args:
@@ -122,9 +123,10 @@ def compare_images(runs: list[Run], base: int, num_images: int,
         Images, optional: What came out, None if all runs are left out.
 
     Raises:
-        FileNotFoundError: If the validation data is not there.
-        ValueError: If a checkpoint does not fit its config, or the validation
-            data has no truth.
+        FileNotFoundError: If the validation data of a run is not there.
+        ValueError: If a checkpoint does not fit its config, a run has no
+            validation data or other images than the first, or no run gives
+            the truth.
     """
     models = {
         i: model
@@ -135,10 +137,9 @@ def compare_images(runs: list[Run], base: int, num_images: int,
         return None
     drawn = list(models)
     base = base if base in models else drawn[0]
-    dataset = build_dataset(runs[0])
-    predictor = Predictor(dataset, list(models.values()))
-    count = min(max_images, len(dataset))
-    indices = np.linspace(0, len(dataset) - 1, count).astype(int).tolist()
+    predictor = Predictor([runs[i] for i in drawn], list(models.values()))
+    count = min(max_images, len(predictor))
+    indices = np.linspace(0, len(predictor) - 1, count).astype(int).tolist()
     scores = track_progress(lambda i: _score_all(predictor, i), indices)
     bf1 = np.array([[each.bf1 for each in row] for row in scores])
     reasons: dict[int, list[Pick]] = {}
@@ -149,7 +150,7 @@ def compare_images(runs: list[Run], base: int, num_images: int,
         runs=drawn,
         base=base,
         count=count,
-        total=len(dataset),
+        total=len(predictor),
         summaries=[
             _summary(run, bf1[:, i] - bf1[:, drawn.index(base)])
             for i, run in enumerate(drawn) if run != base
@@ -243,7 +244,6 @@ def _draw(predictor: Predictor, index: int, picks: list[Pick],
           scores: list[Scores]) -> Picture:
     file, truth, predictions = predictor.predict(index)
     image = mmcv.imread(file, channel_order='rgb')
-    image = mmcv.imresize(image, truth.shape[::-1])
     palette = np.asarray(predictor.palette, np.uint8)
     valid = truth != predictor.ignore_index
     colored = dim(image)

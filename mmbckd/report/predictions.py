@@ -7,10 +7,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import load_checkpoint
+from mmengine.structures import BaseDataElement
 from mmseg.models import BaseSegmentor
 from numpy import ndarray
 
@@ -21,12 +23,12 @@ from .runs import Run
 
 
 class LabelMaps(NamedTuple):
-    """The label maps of an image.
+    """The label maps of an image, in the size of its file.
 
     Attributes:
         file (str): The image.
         truth (ndarray): Its true classes, (H, W).
-        predictions (list[ndarray]): What each model predicts, (H, W).
+        predictions (list[ndarray]): What each run predicts, (H, W).
     """
     file: str
     truth: ndarray
@@ -83,9 +85,10 @@ def build_dataset(run: Run) -> BaseDataset:
     dataset = (run.config.get('val_dataloader') or {}).get('dataset')
     if dataset is None:
         raise ValueError(
-            'Expected a `val_dataloader` in the config of the first run, '
-            f'{run.name}, but there is none. Name a run first that has one, '
-            'or leave the images out by --no-images (draw_images=False).')
+            'Expected a `val_dataloader` in the config of '
+            f'{run.name}, but there is none. Add the one that it was '
+            'validated with, or leave the images out by --no-images '
+            '(draw_images=False).')
     try:
         with DefaultScope.overwrite_default_scope(
                 run.config.get('default_scope', 'mmengine')):
@@ -98,45 +101,91 @@ def build_dataset(run: Run) -> BaseDataset:
 
 
 class Predictor:
-    """Predicts images of a data set with several models.
+    """Predicts images with the models of several runs.
+
+    Every model sees them as the validation pipeline of its own run gives
+    them.
 
     Args:
-        dataset (BaseDataset): Validation data with truth.
-        models (list[BaseSegmentor]): The models, in eval mode.
+        runs (list[Run]): The runs, validated on the same images.
+        models (list[BaseSegmentor]): Their models, in eval mode.
+
+    Raises:
+        FileNotFoundError: If the validation data of a run is not there.
+        ValueError: If a run has no validation data, or not as many images of
+            it as the first.
     """
 
-    def __init__(self, dataset: BaseDataset,
-                 models: list[BaseSegmentor]) -> None:
-        self.dataset, self.models = dataset, models
-        self.classes = dataset.metainfo['classes']
-        self.palette = dataset.metainfo['palette']
-        self.ignore_index = getattr(dataset, 'ignore_index', 255)
+    def __init__(self, runs: list[Run], models: list[BaseSegmentor]) -> None:
+        self.runs, self.models = runs, models
+        self.datasets = [build_dataset(run) for run in runs]
+        for run, dataset in zip(runs, self.datasets):
+            self._check_same('as many', len(self), run, len(dataset))
+        metainfo = self.datasets[0].metainfo
+        self.classes, self.palette = metainfo['classes'], metainfo['palette']
+        self.ignore_index = getattr(self.datasets[0], 'ignore_index', 255)
+
+    def __len__(self) -> int:
+        return len(self.datasets[0])
 
     @torch.no_grad()
     def predict(self, index: int) -> LabelMaps:
         """Predict an image.
 
         Args:
-            index (int): Its index in the data set.
+            index (int): Its index in the data sets.
 
         Returns:
             LabelMaps: Truth and predictions.
 
         Raises:
-            ValueError: If the data set gives no truth.
+            ValueError: If no data set gives the truth, or if the runs have
+                different images there.
         """
-        data = self.dataset[index]
-        sample = data['data_samples']
-        if 'gt_sem_seg' not in sample:
-            raise ValueError(
-                'Expected validation data with truth, but the pipeline of the '
-                "first run's `val_dataloader` gives no gt_sem_seg. Add "
-                "dict(type='LoadAnnotations') to it.")
-        predictions = []
-        for model in self.models:
+        samples, predictions = [], []
+        for run, dataset, model in zip(self.runs, self.datasets, self.models):
+            data = dataset[index]
+            sample = data['data_samples']
+            samples.append(sample)
+            self._check_same('the same', _name(samples[0]), run, _name(sample))
             # A model writes into what it is given.
-            batch = pseudo_collate([copy.deepcopy(data)])
-            result, = model.test_step(batch)
+            result, = model.test_step(pseudo_collate([copy.deepcopy(data)]))
             predictions.append(result.pred_sem_seg.data[0].cpu().numpy())
-        return LabelMaps(sample.img_path, sample.gt_sem_seg.data[0].numpy(),
-                         predictions)
+        size = samples[0].ori_shape
+        return LabelMaps(samples[0].img_path, _truth(samples, size),
+                         [_resized(labels, size) for labels in predictions])
+
+    def _check_same(self, what: str, first: object, run: Run,
+                    value: object) -> None:
+        if value != first:
+            raise ValueError(
+                f'Expected {what} validation images in all runs, but got '
+                f'{first} in {self.runs[0].name} and {value} in {run.name}. '
+                'Compare them in separate reports, or leave the images out '
+                'by --no-images (draw_images=False).')
+
+
+def _name(sample: BaseDataElement) -> str:
+    return Path(sample.img_path).name
+
+
+def _truth(samples: list[BaseDataElement], size: tuple[int, int]) -> ndarray:
+    """The truth of an image, by choice one that no pipeline has resized."""
+    found = [
+        sample.gt_sem_seg.data[0].numpy() for sample in samples
+        if 'gt_sem_seg' in sample
+    ]
+    if not found:
+        raise ValueError(
+            'Expected validation data with truth, but the pipeline of no '
+            "run's `val_dataloader` gives gt_sem_seg. Add "
+            "dict(type='LoadAnnotations') to one.")
+    found.sort(key=lambda labels: labels.shape != size)
+    return _resized(found[0], size)
+
+
+def _resized(labels: ndarray, size: tuple[int, int]) -> ndarray:
+    """A label map in another size, by its nearest pixels."""
+    rows, columns = (
+        np.arange(new) * old // new for new, old in zip(size, labels.shape))
+    return labels[np.ix_(rows, columns)]
