@@ -193,6 +193,157 @@ def test_options_of_a_row_change_the_config_that_runs(toy):
     assert run.to_dict() == changed.config.to_dict()
 
 
+# ------------------------------------------------------------------- teachers
+
+
+def table_with_rows(toy, teacher='teacher.py', **rows):
+    """A table of a pair, with the rows' configs written beside it.
+
+    A row is what is changed in the distillation of the toy, or the
+    definition of one.
+    """
+    folder = toy.parent
+    plain = Config.fromfile(folder / 'toy.py')
+    plain.dump(folder / 'teacher.py')
+    plain.train_cfg.max_iters = 8
+    plain.dump(folder / 'long.py')
+    for name, changes in rows.items():
+        if 'config' not in changes:
+            cfg = Config.fromfile(TOY)
+            cfg.model.update(changes)
+            cfg.dump(folder / f'{name}.py')
+    rows = {
+        name: changes if 'config' in changes else f'{name}.py'
+        for name, changes in rows.items()
+    }
+    pair = dict(title='x', teacher=teacher, student='toy.py', rows=rows)
+    return read_table(write(toy, pairs=[pair]))
+
+
+def test_plain_row_is_a_student_that_learns_from_nobody(
+        toy, tool, monkeypatch, capsys):
+    """At another budget; the row beside it learns from the teacher."""
+    table = table_with_rows(
+        toy,
+        longer=dict(config='long.py'),
+        KD=dict(teacher='teacher.py', teacher_ckpt='work_dirs/x.pth'))
+    jobs = {job.work_dir.name: job for job in plan(table, 'work_dirs')}
+    made = Path('work_dirs/teacher/iter_4.pth')
+    assert {name: job.teacher for name, job in jobs.items()} == {
+        'teacher': None, 'toy': None, 'long': None, 'KD': made}
+    command = ' '.join(jobs['long'].command())
+    assert 'mim train mmsegmentation' in command
+    assert 'teacher_ckpt' not in command
+    assert f'model.teacher_ckpt={made}' in jobs['KD'].command()
+
+    argv = ['run_table.py', str(toy), '--cpu', '--dry-run']
+    monkeypatch.setattr(sys, 'argv', argv)
+    tool.main()
+    assert '8 iterations x batch 2 = 16 images' in capsys.readouterr().out
+
+
+def test_plain_row_alone_beside_a_teacher_is_planned(toy):
+    jobs = plan(table_with_rows(toy, distilled=dict(config='long.py')), 'w')
+    assert [job.work_dir.name for job in jobs] == ['teacher', 'toy', 'long']
+
+
+def test_costs_of_a_plain_row_are_its_own(toy, tool, monkeypatch):
+    """Of a distillation they are those of its student."""
+    table = table_with_rows(
+        toy,
+        small=dict(
+            config='long.py',
+            options={'model.decode_head.channels': 2},
+            variant='small'),
+        KD=dict(teacher='teacher.py'))
+    monkeypatch.setattr(sys, 'argv', ['run_table.py', str(toy), '--cpu'])
+    found = tool.costs_of(table, lambda row, seed: True, tool.parse_args())
+    summary = summarize(table, lambda row, seed: None, **found)
+    costs = {row['title']: row['parameters'] for row in summary['rows']}
+    assert costs['small'] < costs['student'] == costs['KD']
+
+
+@pytest.mark.parametrize('changes', [
+    dict(teacher='teacher.py', teacher_ckpt=None),
+    dict(teacher='teacher.py', teacher_ckpt='work_dirs/teacher/iter_4.pth'),
+    dict(teacher=dict(cfg_path='teacher.py'), teacher_ckpt=None),
+    dict(),  # of MMRazor: the teacher is its config, and has no checkpoint
+    dict(teacher_ckpt='work_dirs/teacher/iter_4.pth'),
+])
+def test_teacher_is_trained_and_handed_over(toy, changes):
+    teacher, student, job = plan(
+        table_with_rows(toy, KD=changes), 'work_dirs')
+    assert teacher.command()[:2] == ['mim', 'train']
+    assert job.teacher == teacher.last_checkpoint
+    assert f'model.teacher_ckpt={job.teacher}' in job.command()
+
+
+@pytest.mark.parametrize('teacher, changes', [
+    ('teacher.py', dict(teacher_ckpt='https://x.org/a.pth')),
+    (dict(config='teacher.py', checkpoint='https://x.org/a.pth'), dict()),
+])
+def test_published_teacher_is_tested_and_handed_over(toy, teacher, changes):
+    jobs = plan(table_with_rows(toy, teacher, KD=changes), 'work_dirs')
+    jobs = {job.work_dir.name: job for job in jobs}
+    command = jobs['teacher'].command()
+    assert command[1] == 'test' and 'https://x.org/a.pth' in command
+    job = jobs['KD']
+    assert job.teacher is None
+    assert job.config.model.teacher_ckpt == 'https://x.org/a.pth'
+    assert ('model.teacher_ckpt=https://x.org/a.pth'
+            in job.command()) == ('teacher_ckpt' not in changes)
+
+
+def test_checkpoint_in_the_options_of_a_row_counts(toy):
+    cfg = Config.fromfile(TOY)
+    cfg.dump(toy.parent / 'kd.py')
+    jobs = plan(
+        table_with_rows(
+            toy,
+            KD=dict(
+                config='kd.py',
+                options={'model.teacher_ckpt': 'a.pth'},
+                variant='a')), 'work_dirs')
+    jobs = {job.work_dir.name: job for job in jobs}
+    assert 'a.pth' in jobs['teacher'].command()
+    assert jobs['kd_a'].teacher is None
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(teacher='other.py'), 'Expected teacher as teacher of KD.*other.py'),
+    (dict(teacher=None), '`teacher` .* config of KD.*None'),
+    (dict(teacher=3), '`teacher` .* config of KD.*3'),
+    (dict(teacher=dict(cfg_path='teacher.py', pretrained=True)),
+     '`teacher_ckpt` .* config of KD.*pretrained'),
+    (dict(teacher=dict(type='EncoderDecoder', _delete_=True,
+                       init_cfg=dict(type='Pretrained', checkpoint='a.pth'))),
+     '`teacher_ckpt` .* config of KD.*pretrained'),
+])
+def test_row_without_a_teacher_to_use_is_named(toy, tool, monkeypatch,
+                                               changes, message):
+    table_with_rows(toy, KD=changes)
+    monkeypatch.setattr(
+        sys, 'argv',
+        ['run_table.py', str(toy), '--cpu', '--dry-run'])
+    with pytest.raises(SystemExit, match=f'(?s)run_table.py: .*{message}'):
+        tool.main()
+
+
+@pytest.mark.parametrize('change', [
+    lambda cfg: cfg.pop('model'),
+    lambda cfg: cfg.update(train_cfg=None),
+    lambda cfg: cfg.update(default_scope='mmpose'),
+])
+def test_row_that_cannot_be_trained_is_named(toy, change):
+    file = toy.parent / 'broken.py'
+    cfg = Config.fromfile(toy.parent / 'toy.py')
+    change(cfg)
+    cfg.dump(file)
+    table = table_with_rows(toy, bad=dict(config='broken.py'))
+    with pytest.raises(ValueError, match="row 'bad'.*broken.py"):
+        plan(table, 'work_dirs')
+
+
 # -------------------------------------------------------------------- figures
 
 

@@ -14,10 +14,10 @@ from typing import Callable, List, Optional
 
 import torch
 
-from mmbckd.report.runs import Log
+from mmbckd.report.runs import Log, is_distillation
 from mmbckd.tables import plan, read_table, summarize, to_csv, to_markdown
 from mmbckd.tables.cost import machine, model_cost
-from mmbckd.tables.definition import Row, Table, read_config
+from mmbckd.tables.definition import Row, Table, row_config
 from mmbckd.tables.execution import Device, run_jobs
 from mmbckd.tables.jobs import Job, described_work, minutes_left
 from mmbckd.tables.logs import copy_log, results_log
@@ -129,11 +129,13 @@ def costs_of(table: Table, log: Callable, args: argparse.Namespace) -> dict:
         found['machine'] = machine(device)
     for pair in table.pairs:
         if any(log(row, seed) for row in pair.rows for seed in row.seeds):
-            for row in (pair.teacher, pair.student):
-                if row is not None and row.name not in found['costs']:
+            for row in pair.rows:
+                config = row_config(row)
+                # A distillation costs what its student does.
+                if row.name not in found['costs'] and \
+                        not is_distillation(config):
                     found['costs'][row.name] = model_cost(
-                        read_config(row.config), table.input_size,
-                        args.latency, device)
+                        config, table.input_size, args.latency, device)
     return found
 
 

@@ -1,6 +1,7 @@
 """What stands in a table, read from a short YAML file."""
 from __future__ import annotations
 
+import copy
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -154,6 +155,15 @@ def config_file(config: str) -> Path:
 def read_config(config: str) -> Config:
     """A config, to be looked at only."""
     return Config.fromfile(config_file(config))
+
+
+def row_config(row: Row) -> Config:
+    """The config of a row, with its options."""
+    config = read_config(row.config)
+    if row.options:
+        config = copy.deepcopy(config)
+        config.merge_from_dict(dict(row.options))
+    return config
 
 
 class _Reader:

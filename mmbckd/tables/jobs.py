@@ -1,7 +1,6 @@
 """The runs of a table: their commands, and how far they have come."""
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..report.runs import Log, Run, is_distillation, read_run
-from .definition import Pair, Row, Table, read_config
+from .definition import Pair, Row, Table, read_config, row_config
 
 _BASES = Path(__file__).resolve().parents[1] / '.mim' / 'configs' / '_base_'
 _PACKAGES = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdet'}
@@ -37,11 +36,7 @@ class Job(NamedTuple):
     @property
     def config(self) -> Config:
         """The config of its row."""
-        config = read_config(self.row.config)
-        if self.row.options:
-            config = copy.deepcopy(config)
-            config.merge_from_dict(dict(self.row.options))
-        return config
+        return row_config(self.row)
 
     @property
     def limit(self) -> int:
@@ -164,18 +159,24 @@ def plan(table: Table, work_dir: str | Path) -> list[Job]:
         theirs.
 
     Raises:
-        ValueError: If a config has another teacher than its pair.
+        ValueError: If a config cannot be trained, or has no teacher to use or
+            another one than its pair.
     """
     jobs: dict[Path, Job] = {}
     for pair in table.pairs:
+        for row in pair.rows:
+            _check_row(row)
         teacher = _teacher_job(pair, Path(work_dir))
         if teacher is not None:
             jobs.setdefault(teacher.work_dir, teacher)
         for row in (pair.student, *pair.distilled):
             needed = None
-            if row is not pair.student and teacher is not None and \
-                    teacher.row.checkpoint is None:
-                needed = teacher.last_checkpoint
+            if teacher is not None and row in pair.distilled and _learns(row):
+                if teacher.row.checkpoint is None:
+                    needed = teacher.last_checkpoint
+                elif row_config(row).model.get('teacher_ckpt') is None:
+                    handed = 'model.teacher_ckpt', teacher.row.checkpoint
+                    row = row._replace(options=(*row.options, handed))
             for seed in row.seeds:
                 place = Path(work_dir) / row.run_name(seed)
                 jobs.setdefault(
@@ -187,30 +188,74 @@ def plan(table: Table, work_dir: str | Path) -> list[Job]:
                   key=lambda job: job.last_checkpoint not in waited_for)
 
 
+def _check_row(row: Row) -> None:
+    config = row_config(row)
+    loop = config.get('train_cfg') or {}
+    if config.get('model') and (
+            is_distillation(config)
+            or config.get('default_scope') in _PACKAGES) and (
+                loop.get('max_epochs') or loop.get('max_iters')):
+        return
+    raise ValueError(
+        'Expected a config of mmseg or mmdet, or a distillation, with `model`, '
+        'and `max_iters` or `max_epochs` in `train_cfg`, for the row '
+        f'{row.title!r}, but {row.config} lacks one of them. Correct it, or '
+        'name another config.')
+
+
+def _learns(row: Row) -> bool:
+    """Whether a row learns from a teacher."""
+    config = row_config(row)
+    return is_distillation(config) and \
+        not config.model.type.endswith('SelfDistill')
+
+
 def _teacher_job(pair: Pair, work_dir: Path) -> Job | None:
     """That of the teacher: a checkpoint that is published is tested.
 
-    Which one, the configs of the pair say.
+    Which one, the configs of the pair say. If they name none, or one in
+    ``work_dirs``, it is made by the teacher's own run.
     """
     row = pair.teacher
     if row is None:
         return None
-    for distilled in pair.distilled:
-        model = read_config(distilled.config).model
-        teacher = model.get('teacher')
-        if isinstance(teacher, dict):
-            teacher = teacher.get('cfg_path', '')
-        if Path(teacher).stem != row.name:
-            raise ValueError(
-                f'Expected {row.name} as teacher of {distilled.name}, but its '
-                f'config names {teacher}. Correct the pair {pair.title!r}.')
-        # What lies in work_dirs is made by the teacher's own run.
-        checkpoint = model.get('teacher_ckpt')
-        if row.checkpoint is None and not checkpoint.startswith('work_dirs'):
+    for distilled in filter(_learns, pair.distilled):
+        checkpoint = _teacher_checkpoint(distilled, row)
+        if row.checkpoint is None and checkpoint is not None and \
+                not checkpoint.startswith('work_dirs'):
             row = row._replace(checkpoint=checkpoint)
     seed = row.seeds[0]
     return Job(f'{pair.title}: {row.title}, seed {seed}', row, seed,
                work_dir / row.run_name(seed))
+
+
+def _teacher_checkpoint(row: Row, teacher: Row) -> str | None:
+    """What the config of a distillation names, if it has that teacher.
+
+    A teacher whose whole model stands in the config has no name to compare;
+    a checkpoint that does not fit it is refused when the run starts.
+    """
+    model = row_config(row).model
+    found = model.get('teacher')
+    if not isinstance(found, (str, dict)):
+        raise ValueError(
+            f'Expected the `teacher` in the config of {row.name} as a file or '
+            f'a model, but got {found!r}. Correct the config.')
+    name = found if isinstance(found, str) else found.get('cfg_path')
+    if name is not None and Path(name).stem != teacher.name:
+        raise ValueError(
+            f'Expected {teacher.name} as teacher of {row.name}, but its '
+            f'config names {name}. Correct the row or the teacher.')
+    checkpoint = model.get('teacher_ckpt')
+    if checkpoint is None and isinstance(found, dict):
+        weights = found.get('init_cfg') or {}
+        if found.get('pretrained') or weights.get('type') == 'Pretrained':
+            raise ValueError(
+                f'Expected a `teacher_ckpt` in the config of {row.name}, '
+                'which can be tested, but its teacher is pretrained without '
+                'one. Name the checkpoint there, or leave the teacher out of '
+                'the table.')
+    return checkpoint
 
 
 def derive_config(config: str) -> str:

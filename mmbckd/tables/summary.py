@@ -73,9 +73,9 @@ def summarize(table: Table,
         table (Table): The table.
         logs (Callable): The log of a row's run with a seed, None if it has
             not been run to its end.
-        costs (dict[str, dict], optional): By the bare name of the configs of
-            students and teachers, their ``parameters``, ``flops`` and
-            ``latency``. Defaults to None.
+        costs (dict[str, dict], optional): By the names of rows, their
+            ``parameters``, ``flops`` and ``latency``; a row that has none
+            has those of its pair's student. Defaults to None.
         machine (str, optional): Where the latency was measured.
 
     Returns:
@@ -104,9 +104,8 @@ def _pair(pair: Pair, metrics: list[str], logs: Callable,
 
     for row in pair.rows:
         runs_like = row if row is pair.teacher else pair.student
-        found[row] = dict(pair=pair.title,
-                          **found[row],
-                          **costs.get(runs_like.name, {}))
+        cost = costs.get(row.name, costs.get(runs_like.name, {}))
+        found[row] = dict(pair=pair.title, **found[row], **cost)
         if row not in pair.distilled:
             continue
         for metric, cell in found[row]['metrics'].items():
