@@ -147,7 +147,7 @@ def test_check_names_what_is_outdated_and_writes_nothing(tmp_path):
     for page in pages:
         row = 'old' if page == 'benchmarks/README.md' else 'not run'
         (tmp_path / page).write_text(
-            f'<!-- table: quickstart -->\n{row}\n<!-- end -->\n')
+            f'<!-- table: gradients -->\n{row}\n<!-- end -->\n')
     before = state(tmp_path)
 
     def run(*options):
