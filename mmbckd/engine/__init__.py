@@ -1,2 +1,3 @@
+from . import checkpoints  # noqa: F401  (registers)
 from .hooks import *  # noqa: F401,F403
 from .optimizers import *  # noqa: F401,F403

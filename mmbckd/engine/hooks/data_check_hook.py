@@ -1,3 +1,4 @@
+import re
 from typing import Optional, Union
 
 from mmengine.hooks import Hook
@@ -12,17 +13,50 @@ from ...models.algorithms.frozen_teacher_distill import num_classes_of
 
 @HOOKS.register_module()
 class DataCheckHook(Hook):
-    """Say what is wrong with the training data before it does harm.
+    """Say what is wrong with what a run is given before it does harm.
 
     It ends the run with one message if the data set is empty (mmengine's
     infinite sampler would wait for ever), if it has another number of classes
     than the model, or if a batch has a label outside the classes (on a GPU an
     assertion inside a kernel). The check reads the batch while it is in host
-    memory and costs no synchronisation.
+    memory and costs no synchronization.
+
+    So it does for a checkpoint of another model, which mmengine loads with a
+    warning: to be resumed it has to fit as a whole, to be loaded
+    (``load_from``) in at least one weight.
 
     Raises:
         ValueError: See above.
     """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check that the checkpoint is one of this model."""
+        path = runner._load_from or f'the last one in {runner.work_dir}'
+        resumed = runner._resume
+        lacking = [k for k in ('state_dict', 'optimizer', 'message_hub')
+                   if k not in checkpoint]
+        if resumed and lacking:
+            raise ValueError(
+                f'To resume a run, {path} must be a checkpoint that a run '
+                f'saved, but it has no `{"`, `".join(lacking)}`: it holds '
+                'weights alone. Name it in `load_from`, without `resume`, to '
+                'begin a run with them.')
+        own, loaded = ({
+            re.sub(r'^module\.', '', k): v
+            for k, v in weights.items()
+        } for weights in (_model_of(runner).state_dict(),
+                          checkpoint.get('state_dict', checkpoint)))
+        fit = [k for k, v in own.items()
+               if k in loaded and v.shape == loaded[k].shape]
+        if fit and (not resumed or len(fit) == len(own) == len(loaded)):
+            return
+        differ = sorted(set(own) ^ set(loaded)) or [
+            k for k in own if k not in fit]
+        raise ValueError(
+            f'{path} is of another model: of the {len(own)} weights of this '
+            f'{type(_model_of(runner)).__name__}, {len(fit)} are among its '
+            f'{len(loaded)}, and not so {differ[:3]}. Name a checkpoint of '
+            'this model, or the config that the checkpoint was made with.')
 
     def before_train(self, runner: Runner) -> None:
         """Check the size of the data set and its number of classes."""
@@ -33,8 +67,7 @@ class DataCheckHook(Hook):
                 f'{type(dataset).__name__} found none (data_root='
                 f'{getattr(dataset, "data_root", None)!r}, data_prefix='
                 f'{getattr(dataset, "data_prefix", None)!r}). Correct these.')
-        model = runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = _model_of(runner)
         model = getattr(model, 'architecture', model)
         self._head = _segmentation_head(model)
         num_classes = num_classes_of(model)
@@ -59,6 +92,11 @@ class DataCheckHook(Hook):
                 continue
             check_labels(sample.gt_sem_seg.data, classes, ignore,
                          getattr(sample, 'seg_map_path', 'a label map'))
+
+
+def _model_of(runner: Runner) -> nn.Module:
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
 
 
 def _segmentation_head(model: nn.Module) -> Optional[nn.Module]:

@@ -1,3 +1,4 @@
+import io
 import os
 import os.path as osp
 from collections import OrderedDict
@@ -6,6 +7,7 @@ from typing import Any, Optional, Set
 import numpy as np
 import torch
 from mmengine.dist import master_only
+from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -73,9 +75,9 @@ def save_plain_checkpoint(state_dict: dict, meta: dict, out: str) -> None:
         meta=_plain({k: meta[k]
                      for k in kept if k in meta}),
         state_dict=state_dict)
-    # Never a truncated file under the final name.
-    torch.save(plain, f'{out}.tmp')
-    os.replace(f'{out}.tmp', out)
+    with io.BytesIO() as stream:
+        torch.save(plain, stream)
+        get_file_backend(out).put(stream.getvalue(), out)
 
 
 def _plain(value: Any) -> Any:

@@ -274,5 +274,12 @@ def _load_teacher(teacher: nn.Module, path: str) -> None:
             f'weights of the teacher and were left out: {unexpected[:5]} …',
             logger='current',
             level=logging.WARNING)
+    broken = [k for k, v in teacher.state_dict().items()
+              if not v.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f'`teacher_ckpt` {path} has NaN or infinity in {len(broken)} '
+            f'weights, such as {broken[:3]}: its training diverged, and the '
+            'student would follow. Use an earlier checkpoint of the teacher.')
     # mmengine is not to initialise what was loaded.
     teacher._is_init = True
