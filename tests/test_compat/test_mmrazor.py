@@ -1,5 +1,6 @@
 """MMRazor itself under the compat layer, in this process."""
 import sys
+import time
 from types import SimpleNamespace
 
 import mmrazor
@@ -7,6 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from mmengine.utils import is_list_of
 from mmrazor.registry import MODELS
 from mmrazor.structures.quantization import backend_config
@@ -83,6 +85,65 @@ def test_cwd_does_not_depend_on_the_memory_format(layouts):
     assert student.grad.abs().sum() > 0
     with pytest.raises(RuntimeError, match='view'):
         type(loss).forward.__wrapped__(loss, student, teacher)
+
+
+def test_kl_divergence_takes_the_place_of_the_loss_that_needs_mmcls():
+    """KDSoftCELoss differs from it by the teacher's entropy, a constant."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 5, 6, dtype=torch.float64)
+    student.requires_grad_()
+    soft_ce = -(teacher / 3).softmax(1) * (student / 3).log_softmax(1)
+    expected, = torch.autograd.grad(
+        soft_ce.sum(1).mean() * 3**2 * 0.5, student)
+    loss = MODELS.build(
+        dict(type='mmrazor.KLDivergence', tau=3., loss_weight=0.5))
+    actual, = torch.autograd.grad(loss(student, teacher), student)
+    torch.testing.assert_close(actual, expected)
+    with pytest.raises(TypeError, match='PlaceHolder'):
+        MODELS.build(dict(type='mmrazor.KDSoftCELoss'))(student, teacher)
+
+
+def test_entropy_loss_without_process_group_takes_its_own_batch():
+    torch.manual_seed(0)
+    logits = torch.randn(5, 6, dtype=torch.float64)
+    loss = MODELS.build(dict(type='mmrazor.InformationEntropyLoss'))
+    mean = logits.softmax(1).mean(0)
+    torch.testing.assert_close(loss(logits), (mean * mean.log10()).sum())
+
+
+@pytest.mark.parametrize('loop, prefix', [
+    ('SingleTeacherDistillValLoop', 'teacher.'),
+    ('SelfDistillValLoop', 'student.'),
+])
+def test_validation_loops_report_what_the_models_score_alone(
+        loop, prefix, toy_config, tmp_path):
+    def validate(model, loop):
+        cfg = Config.fromfile(toy_config)
+        runner = Runner(
+            model,
+            str(tmp_path),
+            val_dataloader=cfg.val_dataloader,
+            val_evaluator=cfg.val_evaluator,
+            val_cfg=dict(type=loop),
+            default_scope='mmseg',
+            experiment_name=f'{loop}_{time.monotonic_ns()}')
+        runner.val()
+        return {
+            key: value.current()
+            for key, value in runner.message_hub.log_scalars.items()
+            if 'time' not in key
+        }
+
+    model = MODELS.build(Config.fromfile(toy_config).model)
+    for net in (model.student, model.teacher):
+        torch.nn.init.normal_(net.decode_head.conv_seg.weight)
+    both = validate(model, f'mmrazor.{loop}')
+    judged = model.teacher if prefix == 'teacher.' else model.student
+    judged.data_preprocessor = model.data_preprocessor
+    alone = validate(judged, 'ValLoop')
+    assert {'val/mIoU', 'val/aAcc'} <= set(alone)
+    for key, value in alone.items():
+        assert both[key.replace('val/', f'val/{prefix}')] == value
 
 
 @pytest.mark.parametrize('kind', ['ChannelWiseDivergence', 'PKDLoss'])
