@@ -1,5 +1,4 @@
 """Inputs at the edge of what can be learned from, precisions, processes."""
-from pathlib import Path
 
 import mmcv
 import numpy as np
@@ -13,8 +12,8 @@ from mmrazor.registry import MODELS
 from torch import distributed, multiprocessing, nn
 
 from tests.detectors import sample
+from tests.runs import config, write_images
 from tests.segmentors import batch, dilated_segmentor
-from tests.test_engine.test_hooks import config, write_images
 from tests.test_models.test_instance_affinity import build as build_detector
 from tests.test_models.test_instance_affinity import step as detector_step
 from tests.test_models.test_training_step import (algorithm, distill_terms,

@@ -17,8 +17,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmbckd.engine import export_student_checkpoint
-from tests.test_engine.test_hooks import config as run_config
-from tests.test_engine.test_hooks import names, write_images
+from tests.runs import config as run_config
+from tests.runs import names, write_images
 
 ROOT = Path(__file__).parents[2]
 FEATURE = dict(type='ModuleInputs', source='decode_head.conv_seg')

@@ -20,7 +20,7 @@ from mmrazor.registry import MODELS
 from mmbckd.engine import BCKDVisualizationHook
 from mmbckd.engine.hooks import bckd_visualization_hook
 from mmbckd.functional import affinity_edges, relation_rows
-from tests.test_engine.test_hooks import config, names, write_images
+from tests.runs import config, names, write_images
 
 LOGITS = dict(type='ModuleOutputs', source='decode_head.conv_seg')
 FEATURE = dict(type='ModuleInputs', source='decode_head.conv_seg')

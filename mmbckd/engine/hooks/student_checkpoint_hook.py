@@ -112,6 +112,15 @@ class StudentCheckpointHook(Hook):
         self._saved = False
         self._present: Set[str] = set()
 
+    def before_train(self, runner: Runner) -> None:
+        """Export what a run that was killed had saved but not exported."""
+        last = runner.message_hub.runtime_info.get('last_ckpt') or ''
+        self._saved = osp.dirname(last) in {
+            hook.out_dir
+            for hook in runner.hooks if isinstance(hook, CheckpointHook)
+        }
+        self._export(runner)
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note that there will be a checkpoint to export."""
         self._saved = True

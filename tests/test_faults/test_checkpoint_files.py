@@ -13,10 +13,10 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmrazor.registry import MODELS
 
 from mmbckd.engine.checkpoints import FOLDER
+from tests.runs import config as run_config
+from tests.runs import write_images
 from tests.segmentors import cnn_segmentor, transformer_segmentor
 from tests.test_compat.test_checkpoints import MALICIOUS, save_pickle, text
-from tests.test_engine.test_hooks import config as run_config
-from tests.test_engine.test_hooks import write_images
 
 URL = 'https://host.invalid/zoo/teacher_20240101-0a1b2c3d.pth'
 WAYS = ('teacher', 'resume', 'load_from')
