@@ -122,7 +122,7 @@ def _unreadable(path: str, error: Exception, remedy: str) -> Exception:
         is_pickle = stream.read(1) == b'\x80'
     # Not PyTorch's advice to switch its protection off.
     said = re.split(r'\n\s*Check the doc| by default\. |\.\s*$',
-                    str(error))[0].strip().rpartition('\n')[2].strip()
+                    str(error))[0].rstrip('. \n').rpartition('\n')[2].strip()
     if zipfile.is_zipfile(path) or (is_pickle
                                     and isinstance(error, UnpicklingError)):
         return UnpicklingError(

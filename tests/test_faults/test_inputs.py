@@ -81,7 +81,7 @@ def test_batch_without_instances_gives_finite_losses():
 # ------------------------------------------------------------------ corrupt
 
 
-def test_image_that_is_cut_off_at_once_is_named(tmp_path):
+def test_image_that_cannot_be_decoded_is_named(tmp_path):
     write_images(tmp_path)
     path = tmp_path / 'img' / '1.jpg'
     path.write_bytes(path.read_bytes()[:20])

@@ -21,6 +21,6 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
         type='CheckpointHook', by_epoch=False, interval=500,
-        max_keep_ckpts=1),
+        max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'))
 randomness = dict(seed=0)

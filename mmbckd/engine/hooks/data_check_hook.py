@@ -53,10 +53,10 @@ class DataCheckHook(Hook):
         differ = sorted(set(own) ^ set(loaded)) or [
             k for k in own if k not in fit]
         raise ValueError(
-            f'{path} is of another model: of the {len(own)} weights of this '
-            f'{type(_model_of(runner)).__name__}, {len(fit)} are among its '
-            f'{len(loaded)}, and not so {differ[:3]}. Name a checkpoint of '
-            'this model, or the config that the checkpoint was made with.')
+            f'{path} is of another model: it has {len(fit)} of the {len(own)} '
+            f'weights of this {type(_model_of(runner)).__name__}, and they '
+            f'differ in {differ[:3]}. Name a checkpoint of this model, or use '
+            'the config that the checkpoint was made with.')
 
     def before_train(self, runner: Runner) -> None:
         """Check the size of the data set and its number of classes."""
