@@ -117,23 +117,25 @@ checkpoint.load_from_http = load_from_http
 
 
 def _unreadable(path: str, error: Exception, remedy: str) -> Exception:
-    """What to raise for a file that torch.load does not take."""
+    """What to raise where torch.load failed on a file."""
     with open(path, 'rb') as stream:
-        is_pickle = stream.read(1) == b'\x80'
+        old_format = stream.read(1) == b'\x80'
     # Not PyTorch's advice to switch its protection off.
     said = re.split(r'\n\s*Check the doc| by default\. |\.\s*$',
                     str(error))[0].rstrip('. \n').rpartition('\n')[2].strip()
-    if zipfile.is_zipfile(path) or (is_pickle
-                                    and isinstance(error, UnpicklingError)):
+    if not (zipfile.is_zipfile(path) or old_format) or isinstance(
+            error, EOFError) or re.search('corrupt|PytorchStream', said):
+        return ValueError(
+            f'{path} ({osp.getsize(path)} bytes) is not a checkpoint that '
+            f'PyTorch can read: it is cut off or damaged, or another kind of '
+            f'file. {remedy}')
+    if isinstance(error, (UnpicklingError, TypeError, ValueError)):
         return UnpicklingError(
             f'{path} is refused: besides tensors and plain types it holds '
             f'what could run code when it is loaded ({said}). Nothing of it '
             'was run. Do not use it, unless you trust its author and '
             'save its `state_dict` alone.')
-    return ValueError(
-        f'{path} ({osp.getsize(path)} bytes) is not a checkpoint that '
-        f'PyTorch can read: it is cut off or damaged, or another kind of '
-        f'file. {remedy}')
+    return error
 
 
 @register_backend('local', prefixes='', force=True)

@@ -111,6 +111,33 @@ def test_unusable_checkpoint_ends_the_run_with_its_name(
     assert before is None or path.read_bytes() == before
 
 
+@pytest.mark.parametrize('legacy', [False, True])
+def test_other_errors_of_loading_are_left_alone(
+        legacy, tmp_path, monkeypatch):
+    """The file is as good as it was."""
+    path = str(tmp_path / 'x.pth')
+    torch.save(weights(), path, _use_new_zipfile_serialization=not legacy)
+
+    def fail(*args, **kwargs):
+        raise RuntimeError('CUDA out of memory')
+
+    monkeypatch.setattr(torch, 'load', fail)
+    with pytest.raises(RuntimeError, match='^CUDA out of memory$'):
+        CheckpointLoader.load_checkpoint(path)
+
+
+def test_old_format_is_told_apart_as_well(tmp_path):
+    path = tmp_path / 'x.pth'
+    torch.save(weights(), path, _use_new_zipfile_serialization=False)
+    assert CheckpointLoader.load_checkpoint(str(path))['state_dict']
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ValueError, match='cut off or damaged'):
+        CheckpointLoader.load_checkpoint(str(path))
+    path.write_bytes(pickle.dumps(os.system))
+    with pytest.raises(pickle.UnpicklingError, match='x.pth is refused'):
+        CheckpointLoader.load_checkpoint(str(path))
+
+
 def test_student_alone_cannot_be_resumed(data, tmp_path):
     path = tmp_path / 'iter_2_student.pth'
     torch.save(dict(weights(), meta=dict(iter=2)), path)
