@@ -17,7 +17,7 @@ from mmbckd.engine import export_student_checkpoint
 from tests.runs import CLASSES, config, names, write_images
 from tests.segmentors import batch
 
-@METRICS.register_module(force=True)  # imported under two names
+@METRICS.register_module()
 class RisingScore(BaseMetric):
     """Each validation is better than those before."""
 
