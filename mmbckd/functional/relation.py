@@ -21,12 +21,10 @@ _GPU_TILE = 2048
 # A logit that leaves its pixel out: exp2 gives 0 next to any other logit, and
 # the difference of two such is 0 (that of two infinities were NaN).
 _EXCLUDED = -1e30
-# Sums of up to 2**26 powers of two within +- this stay normal in float32.
-_MAX_EXPONENT = 100
+# Sums of up to 2**26 powers of two within +-50 lie between 2**-50 and 2**76:
+# they, their inverses and the quotient of any two are normal in float32.
+_MAX_EXPONENT = 50
 _LN2 = math.log(2)
-_HAS_ONEDNN = (
-    torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, '_linear_pointwise'))  # not a public name
 
 
 def relation_kl(student: Tensor,
@@ -242,11 +240,11 @@ def _tiled_relation_kl(f_s: Tensor, teacher: Tensor, tau: float,
                        with_grad: bool) -> tuple[Tensor, Tensor | None]:
     r"""Sum over images and rows of KL(R^T_i || R^S_i), in bits.
 
-    With the normalisers Z of the rows,
+    With the shifts c and sums Z of :class:`_Relation`,
 
     .. math::
-        KL_i = \sum_j R^T_{ij} (t_{ij} - s_{ij}) - \log_2 Z^T_i
-               + \log_2 Z^S_i, \qquad
+        KL_i = \sum_j R^T_{ij} (t_{ij} - s_{ij})
+               + (c^S_i - c^T_i) + \log_2 (Z^S_i / Z^T_i), \qquad
         \frac{dL}{df_i} = \sum_j (M^S_{ij} - M^T_{ij}) f_j, \qquad
         M_{ij} = R_{ij} + R_{ji}
 
@@ -255,103 +253,119 @@ def _tiled_relation_kl(f_s: Tensor, teacher: Tensor, tau: float,
     the rest: fewer products than whole rows take, and no row is ever held.
     """
     block_size = block_size or _auto_block_size(f_s)
-    options = tau, exclude_self
     total = f_s.new_zeros(())
     grad = torch.zeros_like(f_s) if with_grad else None
-    for n in range(len(f_s)):
-        blocks = f_s[n].split(block_size)
-        relation_s = _Relation(blocks, *options)
-        # The teacher's features may be the largest tensor here: scaled block
-        # by block, their copies fit where tiles were.
-        relation_t = _Relation([
-            _scaled_features(block, tau)
-            for block in teacher[n].split(block_size, dim=1)
-        ], *options)
-        total += relation_s.log_z_over(relation_t)
-        grads = grad[n].split(block_size) if with_grad else ()
-        for i, j in relation_s.upper_tiles():
-            s = relation_s.logits(i, j)
-            t = relation_t.logits(i, j)
-            difference = t - s
-            mutual_t = relation_t.mutual_(t, i, j)
-            cross = torch.dot(mutual_t.flatten(), difference.flatten())
-            total += cross / 2 if i == j else cross
+    for n, f in enumerate(f_s):
+        relation_s = _Relation(f, tau, exclude_self, block_size)
+        relation_t = _Relation(
+            _scaled_by_blocks(teacher[n], tau, block_size), tau, exclude_self,
+            block_size)
+        total += (relation_s.c - relation_t.c).sum()
+        total += torch.log2(relation_s.z / relation_t.z).sum()
+        for rows, columns in _upper_tiles(len(f), block_size):
+            s = relation_s.logits(rows, columns)
+            t = relation_t.logits(rows, columns)
+            mutual_t = relation_t.mutual(t, rows, columns)
+            # R^T_ij and R^T_ji weigh the same difference. A tile on the
+            # diagonal holds both orders of each of its pairs.
+            cross = torch.dot(mutual_t.flatten(), (t - s).flatten())
+            total += cross / 2 if rows == columns else cross
             if with_grad:
-                residual = relation_s.mutual_(s, i, j).sub_(mutual_t)
-                grads[i].add_(_matmul(residual, blocks[j]))
-                if i != j:
-                    grads[j].add_(_matmul(blocks[i].t(), residual).t())
+                residual = relation_s.mutual(s, rows, columns) - mutual_t
+                grad[n, rows] += torch.mm(residual, f[columns])
+                if rows != columns:
+                    grad[n, columns] += torch.mm(residual.T, f[rows])
     return total, grad
 
 
 class _Relation:
-    """R_ij = 2^(s_ij - c_i) / Z_i of one image, tile by tile.
+    r"""The relation R of one image's pixels, of which only tiles are held.
 
-    No logit of unit vectors is beyond 1 / tau. Hence, unless tau is tiny, a
-    softmax needs no maximum: c is 0, and one power serves R_ij and R_ji.
+    .. math::
+        R_{ij} = 2^{s_{ij} - c_i} / Z_i, \qquad
+        Z_i = \sum_j 2^{s_{ij} - c_i}, \qquad
+        s_{ij} = \langle f_i, f_j \rangle
+
+    with the features of :func:`_scaled_features`, whose products are the
+    logits in base 2: :math:`|s_{ij}| \le 1 / (\tau \ln 2)`. Any shift c
+    gives the same R. Where that bound is within ``_MAX_EXPONENT``, no power
+    leaves the range of float32 and c is 0, so that one power serves
+    :math:`R_{ij}` and :math:`R_{ji}`; else :math:`c_i = \max_j s_{ij}`.
 
     Args:
-        blocks (Sequence[Tensor]): Scaled features of some pixels each,
-            (P, C). ``c`` and ``z`` are theirs.
+        f (Tensor): Scaled features, (HW, C).
         tau (float): Temperature of the features.
         exclude_self (bool): Whether the diagonal is left out.
+        block_size (int): Rows and columns of a tile.
     """
 
-    def __init__(self, blocks: Sequence[Tensor], tau: float,
-                 exclude_self: bool) -> None:
-        self.blocks = blocks
+    def __init__(self, f: Tensor, tau: float, exclude_self: bool,
+                 block_size: int) -> None:
+        self.f = f
         self.exclude_self = exclude_self
-        self.bounded = 1 / (tau * _LN2) <= _MAX_EXPONENT
-        self.c = [
-            f.new_full((len(f), ), 0 if self.bounded else -torch.inf)
-            for f in blocks
-        ]
-        self.z = [f.new_zeros(len(f)) for f in blocks]
-        for i, j in self.upper_tiles():
-            self._add_to_z(i, j)
-        for z in self.z:  # a single pixel without itself relates to nothing
-            z.clamp_(min=torch.finfo(z.dtype).tiny)
+        self.shifted = 1 / (tau * _LN2) > _MAX_EXPONENT
+        self.c = f.new_full((len(f), ), -torch.inf if self.shifted else 0)
+        self.z = f.new_zeros(len(f))
+        for rows, columns in _upper_tiles(len(f), block_size):
+            logits = self.logits(rows, columns)
+            if not self.shifted:
+                logits = logits.exp2_()
+            self._add(logits, rows)
+            if rows != columns:
+                self._add(logits.T, columns)
+        # A single pixel without itself relates to nothing: 0 / Z is to be 0.
+        self.z.clamp_(min=torch.finfo(f.dtype).tiny)
 
-    def upper_tiles(self) -> Iterator[tuple[int, int]]:
-        """(i, j) with i <= j."""
-        return itertools.combinations_with_replacement(
-            range(len(self.blocks)), 2)
-
-    def logits(self, i: int, j: int) -> Tensor:
-        """The logits of a tile."""
-        logits = _matmul(self.blocks[i], self.blocks[j].t())
-        if self.exclude_self and i == j:
+    def logits(self, rows: slice, columns: slice) -> Tensor:
+        """s_ij of a tile."""
+        logits = torch.mm(self.f[rows], self.f[columns].T)
+        if self.exclude_self and rows == columns:
             logits.fill_diagonal_(_EXCLUDED)
         return logits
 
-    def mutual_(self, logits: Tensor, i: int, j: int) -> Tensor:
-        """M = R + R^T of a tile, in place of its logits."""
-        z_i, z_j = self.z[i][:, None], self.z[j]
-        if self.bounded:
-            return logits.exp2_().mul_(1 / z_i + 1 / z_j)
-        r_ij = torch.exp2(logits - self.c[i][:, None]).div_(z_i)
-        return logits.sub_(self.c[j]).exp2_().div_(z_j).add_(r_ij)
+    def mutual(self, logits: Tensor, rows: slice, columns: slice) -> Tensor:
+        """M_ij = R_ij + R_ji of a tile, from its logits."""
+        z_i, z_j = self.z[rows, None], self.z[columns]
+        if not self.shifted:
+            return torch.exp2(logits).mul_(1 / z_i + 1 / z_j)
+        r_ij = torch.exp2(logits - self.c[rows, None]).div_(z_i)
+        r_ji = torch.exp2(logits - self.c[columns]).div_(z_j)
+        return r_ij.add_(r_ji)
 
-    def log_z_over(self, other: _Relation) -> Tensor:
-        """Sum of log2(2^c_i Z_i) over all i, minus that of the other."""
-        parts = zip(self.c, self.z, other.c, other.z)
-        return sum((c - c_o + torch.log2(z / z_o)).sum()
-                   for c, z, c_o, z_o in parts)
+    def _add(self, tile: Tensor, rows: slice) -> None:
+        """Add a tile to the sums Z of its rows.
 
-    def _add_to_z(self, i: int, j: int) -> None:
-        logits = self.logits(i, j)
-        sides = [(i, 1)] if i == j else [(i, 1), (j, 0)]
-        if self.bounded:
-            powers = logits.exp2_()
-            for k, dim in sides:
-                self.z[k] += powers.sum(dim)
-            return
-        for k, dim in sides:  # c becomes the maximum so far
-            c = torch.maximum(self.c[k], logits.amax(dim))
-            powers = torch.exp2(logits - c.unsqueeze(dim))
-            self.z[k] *= torch.exp2(self.c[k] - c)
-            self.z[k] += powers.sum(dim)
-            self.c[k] = c
+        The tile holds logits, or their powers where nothing is shifted.
+        """
+        if self.shifted:
+            c = torch.maximum(self.c[rows], tile.amax(1))  # so far
+            self.z[rows] *= torch.exp2(self.c[rows] - c)
+            self.c[rows] = c
+            tile = torch.exp2(tile - c[:, None])
+        self.z[rows] += tile.sum(1)
+
+
+def _upper_tiles(num_pixels: int,
+                 block_size: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the tiles on and above the diagonal."""
+    blocks = [
+        slice(start, min(start + block_size, num_pixels))
+        for start in range(0, num_pixels, block_size)
+    ]
+    return itertools.combinations_with_replacement(blocks, 2)
+
+
+def _scaled_by_blocks(f: Tensor, tau: float, block_size: int) -> Tensor:
+    """:func:`_scaled_features` of one image, (C, HW) -> (HW, C).
+
+    A teacher's features may be the largest tensor of all: block by block,
+    they are copied as a whole only once.
+    """
+    scaled = f.new_empty(f.T.shape)
+    for out, block in zip(
+            scaled.split(block_size), f.split(block_size, dim=1)):
+        out.copy_(_scaled_features(block, tau))
+    return scaled
 
 
 def _auto_block_size(f: Tensor) -> int:
@@ -359,18 +373,6 @@ def _auto_block_size(f: Tensor) -> int:
     largest = _CPU_TILE if f.device.type == 'cpu' else _GPU_TILE
     # Small relations too are never held as a whole.
     return min(largest, math.ceil(f.shape[1] / 2))
-
-
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, on a CPU by oneDNN.
-
-    torch.mm calls MKL, which leaves AVX-512 unused on AMD's processors:
-    oneDNN was measured at twice its rate there.
-    """
-    if _HAS_ONEDNN and a.device.type == 'cpu' and a.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, 'none', [],
-                                                  '')
-    return torch.mm(a, b)
 
 
 def _runs_triton(f: Tensor) -> bool:

@@ -39,10 +39,17 @@ def reference_loss(student, teacher, tau, **options):
     return np.mean(divergences)
 
 
-def plain_loss(student, teacher, tau=0.1):
+def plain_loss(student, teacher, tau=0.1, exclude_self=False):
     """Both relations as matrices, with autograd."""
-    f_s, f_t = (F.normalize(f.flatten(2), dim=1) for f in (student, teacher))
-    log_r_s, log_r_t = ((f.mT @ f / tau).log_softmax(-1) for f in (f_s, f_t))
+    log_rows = []
+    for features in (student, teacher):
+        f = F.normalize(features.flatten(2), dim=1)
+        logits = f.mT @ f / tau
+        if exclude_self:
+            itself = torch.eye(logits.shape[-1], dtype=torch.bool)
+            logits = logits.masked_fill(itself, -1e9)
+        log_rows.append(logits.log_softmax(-1))
+    log_r_s, log_r_t = log_rows
     return (log_r_t.exp() * (log_r_t - log_r_s)).sum(-1).mean()
 
 
@@ -68,9 +75,9 @@ OPTIONS = [
 # ------------------------------------------------------- value and gradient
 
 
-# Below a tau of 0.01443 the softmaxes need their maximum.
+# Below a tau of 0.02885 the softmaxes need their maximum.
 @pytest.mark.parametrize('options', OPTIONS)
-@pytest.mark.parametrize('tau', [0.01, 0.0144, 0.0145, 0.1, 1.0])
+@pytest.mark.parametrize('tau', [0.01, 0.0288, 0.0289, 0.1, 1.0])
 def test_loss_equals_loops_over_pixels(tau, options):
     student, teacher = random(2, 3, 4, 5), random(2, 6, 4, 5, seed=1) + 0.5
     expected = reference_loss(student, teacher, tau, **options)
@@ -250,7 +257,7 @@ def test_small_temperature_is_exact_in_float32(tau, exclude_self):
 
 
 @pytest.mark.parametrize('exclude_self', [False, True])
-@pytest.mark.parametrize('tau', [0.0145, 0.0144])
+@pytest.mark.parametrize('tau', [0.0289, 0.0288, 0.0145, 0.0144])
 def test_logits_at_their_bounds_neither_overflow_nor_vanish(tau, exclude_self):
     """All pixels alike, and two groups that point to opposite sides."""
     options = dict(tau=tau, exclude_self=exclude_self)
@@ -266,6 +273,45 @@ def test_logits_at_their_bounds_neither_overflow_nor_vanish(tau, exclude_self):
             loss.double(), expected, rtol=2e-5, atol=0)
         torch.testing.assert_close(
             grad.double(), expected_grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize('block_size', [None, 1, 2, 3, 5, 12])
+@pytest.mark.parametrize('tau', [0.01, 0.0144, 0.02, 0.0288, 0.0289, 0.1])
+def test_pixel_that_is_like_no_other_is_exact_in_float32(tau, block_size):
+    """Without itself all of its powers are tiny, and those of the other
+    relation large: neither a sum nor a quotient of sums may overflow."""
+    common = random(1, 4, 1, 1)
+    alike = common + 0.05 * random(1, 4, 3, 4, seed=1)
+    lone = common + 0.001 * random(1, 4, 3, 4, seed=2)
+    lone[..., 1, 1] *= -1
+    for student, teacher in ((alike, lone), (lone, alike)):
+        student, teacher = student.float(), teacher.float()
+        loss, grad = gradient(
+            student,
+            teacher,
+            tau=tau,
+            exclude_self=True,
+            block_size=block_size)
+        expected, expected_grad = gradient(
+            student.double(),
+            teacher.double(),
+            plain_loss,
+            tau=tau,
+            exclude_self=True)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+        error = (grad - expected_grad).norm() / expected_grad.norm()
+        assert error < 2e-3
+
+
+def test_single_channel_of_either_sign_is_exact_in_float32():
+    student = torch.ones(1, 1, 1, 3)
+    teacher = torch.tensor([[[[1., -1., -1.]]]])
+    options = dict(tau=0.02, exclude_self=True)
+    loss, grad = gradient(student, teacher, **options)
+    # Two of three rows: one hot against 1/2 and 1/2, hence log 2.
+    assert loss.item() == pytest.approx(2 / 3 * np.log(2), rel=1e-6)
+    # A single channel leaves nothing but the sign: no direction to change.
+    assert torch.equal(grad, torch.zeros_like(grad))
 
 
 @pytest.mark.parametrize('tau', [0.01, 0.1])

@@ -31,6 +31,8 @@ CASES = dict(
     small_tau=((1, 8, 9, 8), (1, 3, 9, 8), dict(tau=0.01), 'float32'),
     small_tau_without_self=((1, 8, 9, 8), (1, 3, 9, 8),
                             dict(tau=0.01, exclude_self=True), 'float32'),
+    lone_pixel=((1, 4, 9, 15), (1, 4, 9, 15),
+                dict(tau=0.02, exclude_self=True), 'float32'),
     one_pixel=((2, 3, 1, 1), (2, 4, 1, 1), dict(), 'float32'),
     one_pixel_without_self=((2, 3, 1, 1), (2, 4, 1, 1),
                             dict(exclude_self=True), 'float32'),
@@ -44,7 +46,11 @@ def inputs(case):
     student, teacher = (
         torch.randn(shape, generator=generator).to(getattr(torch, dtype))
         for shape in (shape_s, shape_t))
-    student[0, :, 0, 0] = 0  # a pixel that relates to nothing
+    if case == 'lone_pixel':
+        student, teacher = student * 0.05 + 1, teacher * 0.001 + 1
+        teacher[..., 0, 1] *= -1  # a pixel like no other
+    else:
+        student[0, :, 0, 0] = 0  # a pixel that relates to nothing
     return student, teacher, options
 
 
