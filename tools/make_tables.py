@@ -202,6 +202,17 @@ def context_relation() -> List[str]:
     ] for row in benchmark('context_relation')['rows']])
 
 
+def onednn_products() -> List[str]:
+    """CPU time of the context term on oneDNN's products, over torch.mm's."""
+    found = benchmark('onednn_products')['instructions']
+    names = {'DEFAULT': 'all of this CPU', 'AVX2': 'AVX2 only'}
+    return markdown_table(
+        ['oneDNN uses', *('{}x{}'.format(*row['size'])
+                          for row in next(iter(found.values())))],
+        [[names[key], *(f'{row["ratio"]["cpu_seconds"]:.2f}' for row in rows)]
+         for key, rows in found.items()])
+
+
 def boundary_affinity() -> List[str]:
     """boundary_affinity_loss and the published way."""
     return markdown_table(
@@ -274,8 +285,9 @@ SWEEPS = {
 }
 TABLES: Dict[str, Callable[[], List[str]]] = {
     make.__name__: make
-    for make in (gradients, machine, context_relation, boundary_affinity,
-                 distillation_step, long_run, segmentation_metrics)
+    for make in (gradients, machine, context_relation, onednn_products,
+                 boundary_affinity, distillation_step, long_run,
+                 segmentation_metrics)
 }
 TABLES.update((name, partial(sweep, name)) for name in SWEEPS)
 # By task: a metric's name in metafiles, its key in logs, and the power of ten
