@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 
 from mmbckd.functional import relation_kl
+from tests.segmentors import cnn_segmentor
 
 
 def build(**cfg):
@@ -55,6 +56,71 @@ def test_boundary_head_that_was_never_told_its_channels_says_so():
 def test_boundary_head_refuses_channels_that_do_not_divide_into_groups():
     with pytest.raises(ValueError, match='multiple'):
         build(type='HierarchicalBoundaryConnector', channels=30)
+
+
+INIT_CFG = dict(type='Constant', val=0.25, bias=0.5, layer='Conv2d')
+
+
+def assert_initialized(connector):
+    convolutions = [
+        m for m in connector.modules() if isinstance(m, torch.nn.Conv2d)
+    ]
+    assert convolutions
+    for conv in convolutions:
+        assert torch.all(conv.weight == 0.25)
+        assert conv.bias is None or torch.all(conv.bias == 0.5)
+
+
+def distill(algorithm, distiller):
+    return build(
+        type=algorithm,
+        architecture=cnn_segmentor(),
+        teacher=cnn_segmentor(),
+        distiller=distiller)
+
+
+@pytest.mark.parametrize('algorithm',
+                         ['SingleTeacherDistill', 'FrozenTeacherDistill'])
+def test_init_cfg_is_applied_under_any_distiller(algorithm):
+    """ConfigurableDistiller keeps its connectors in a plain ModuleDict, at
+    which the runner's ``init_weights`` ends."""
+    model = distill(
+        algorithm,
+        dict(
+            type='ConfigurableDistiller',
+            connectors=dict(
+                head=dict(
+                    type='HierarchicalBoundaryConnector',
+                    in_channels=[8, 16],
+                    init_cfg=INIT_CFG),
+                projection=dict(
+                    type='ContextConnector',
+                    in_channels=8,
+                    out_channels=4,
+                    init_cfg=[INIT_CFG]))))
+    model.init_weights()
+    for connector in model.distiller.connectors.values():
+        assert_initialized(connector)
+
+
+def test_init_cfg_is_applied_to_channels_read_off_the_model():
+    model = distill(
+        'FrozenTeacherDistill',
+        dict(
+            type='BCKDDistiller',
+            boundary=dict(
+                student='backbone',
+                teacher='decode_head.conv_seg',
+                init_cfg=INIT_CFG)))
+    model.init_weights()
+    assert_initialized(model.distiller.connectors['boundary_head'])
+
+
+def test_init_cfg_is_applied_again_to_other_channels():
+    head = build(
+        type='HierarchicalBoundaryConnector', in_channels=4, init_cfg=INIT_CFG)
+    head.set_in_channels([3, 5])
+    assert_initialized(head)
 
 
 @pytest.mark.parametrize('size, max_tokens, expected', [

@@ -1,4 +1,4 @@
-from typing import Optional, Sequence, Union
+from typing import List, Optional, Sequence, Union
 
 import torch.nn.functional as F
 from mmrazor.models.architectures.connectors.base_connector import \
@@ -21,7 +21,8 @@ class ContextConnector(BaseConnector):
         out_channels (int, optional): Project the features by a learnt 1x1
             convolution to this many channels. Defaults to None: no
             projection, the relations need none.
-        init_cfg (dict, optional): Initialisation config of mmengine.
+        init_cfg (dict | list[dict], optional): Initialization config of
+            mmengine, applied as soon as the projection is built.
 
     Shape:
         - feature: (N, C, H, W), or a sequence of such maps.
@@ -33,7 +34,7 @@ class ContextConnector(BaseConnector):
                  max_tokens: Optional[int] = None,
                  in_channels: Optional[int] = None,
                  out_channels: Optional[int] = None,
-                 init_cfg: Optional[dict] = None) -> None:
+                 init_cfg: Union[dict, List[dict], None] = None) -> None:
         super().__init__(init_cfg)
         if max_tokens is not None and max_tokens < 1:
             raise ValueError('`max_tokens` of ContextConnector must be at '
@@ -46,6 +47,10 @@ class ContextConnector(BaseConnector):
         self.max_tokens = max_tokens
         self.project = nn.Identity() if out_channels is None else nn.Conv2d(
             in_channels, out_channels, kernel_size=1)
+        # MMRazor's distillers keep connectors in a plain nn.ModuleDict, which
+        # the runner's init_weights does not enter.
+        if self.init_cfg:
+            self.init_weights()
 
     def _pool(self, feature: Tensor) -> Tensor:
         height, width = feature.shape[-2:]

@@ -1,4 +1,4 @@
-from typing import Optional, Sequence, Union
+from typing import List, Optional, Sequence, Union
 
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
@@ -24,7 +24,8 @@ class HierarchicalBoundaryConnector(BaseConnector):
         channels (int): Channels d that each map is embedded in, a multiple
             of ``num_groups``. Defaults to 32.
         num_groups (int): Groups of the group normalisation. Defaults to 4.
-        init_cfg (dict, optional): Initialisation config of mmengine.
+        init_cfg (dict | list[dict], optional): Initialization config of
+            mmengine, applied as soon as the layers are built.
 
     Shape:
         - feature: a map (N, C_l, H_l, W_l) or a sequence of them.
@@ -39,7 +40,7 @@ class HierarchicalBoundaryConnector(BaseConnector):
                  in_channels: Union[int, Sequence[int], None] = None,
                  channels: int = 32,
                  num_groups: int = 4,
-                 init_cfg: Optional[dict] = None) -> None:
+                 init_cfg: Union[dict, List[dict], None] = None) -> None:
         super().__init__(init_cfg)
         if channels % num_groups:
             raise ValueError(
@@ -68,6 +69,11 @@ class HierarchicalBoundaryConnector(BaseConnector):
             for c in self.in_channels)
         self.predict = nn.Conv2d(
             self.channels * len(self.in_channels), 1, kernel_size=1)
+        # MMRazor's distillers keep connectors in a plain nn.ModuleDict, which
+        # the runner's init_weights does not enter.
+        if self.init_cfg:
+            self.is_init = False  # these layers are new
+            self.init_weights()
 
     def forward_train(self, feature: Union[Tensor,
                                            Sequence[Tensor]]) -> Tensor:
