@@ -2,11 +2,11 @@
 
 The losses take tensors, the metrics take NumPy arrays.
 """
-from .affinity import (affinity_edges, boundary_affinity_loss,
-                       pair_displacements)
+from .affinity import affinity_edges, boundary_affinity_loss
 from .boundary import boundary_counts, boundary_errors, boundary_scores
 from .connectivity import (broken_regions, connectivity_counts,
                            connectivity_scores)
+from .lines import pair_displacements
 from .relation import relation_kl, relation_rows
 
 __all__ = [

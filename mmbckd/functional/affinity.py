@@ -3,18 +3,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_map
+from .lines import Displacement, LineNode, line_tree, pair_displacements
 
 SOURCES = ('semantic', 'feature', 'label')
 
-# (dy, dx) from the first pixel of a pair to the second; dy >= 0 throughout.
-Displacement = tuple[int, int]
 # The weights A and 1 - A, (2, N, h, w), of all pairs of a displacement; of
 # bools where they are 0 or 1.
 PairWeights = Callable[[Displacement], Tensor]
@@ -23,50 +22,14 @@ PairWeights = Callable[[Displacement], Tensor]
 _CHANNEL_GROUP = 16
 
 
-def pair_displacements(radius: float) -> list[Displacement]:
-    r"""Displacements :math:`d` with :math:`0 < |d| < radius`, half a disk.
-
-    Of ``d`` and ``-d`` only the one that points down, or straight to the
-    right, is listed, so that every unordered pair of pixels occurs once.
-
-    Args:
-        radius (float): Euclidean distance that every pair stays below.
-
-    Returns:
-        list[tuple[int, int]]: ``(dy, dx)``, row by row.
-
-    Raises:
-        TypeError: If ``radius`` is not a number.
-        ValueError: If ``radius`` is not finite or not greater than 1.
-
-    References:
-        Ahn, Cho, Kwak. Weakly Supervised Learning of Instance Segmentation
-        with Inter-pixel Relations. CVPR 2019, the pairs of neighbours.
-
-    Example:
-        >>> pair_displacements(2)
-        [(0, 1), (1, -1), (1, 0), (1, 1)]
-    """
-    if not isinstance(radius, (int, float)) or isinstance(radius, bool):
-        raise TypeError('radius must be a number, but got '
-                        f'{type(radius).__name__}; pass e.g. radius=5.0')
-    if not (math.isfinite(radius) and radius > 1):
-        raise ValueError(
-            'radius must be finite and greater than 1, because no two pixels '
-            f'are closer than 1, but got {radius}; pass e.g. radius=5.0')
-    reach = math.ceil(radius) - 1
-    return [(dy, dx) for dy in range(reach + 1)
-            for dx in range(-reach, reach + 1)
-            if (dy, dx) > (0, 0) and math.hypot(dy, dx) < radius]
-
-
 def boundary_affinity_loss(boundary_logits: Tensor,
                            teacher: Tensor | Sequence[Tensor],
                            *,
                            source: str = 'semantic',
                            radius: float = 5.0,
                            tau: float = 1.0,
-                           ignore_index: int = 255) -> Tensor:
+                           ignore_index: int = 255,
+                           group: dist.ProcessGroup | None = None) -> Tensor:
     r"""Boundary distillation loss on the affinities of pixel pairs.
 
     .. math::
@@ -104,6 +67,10 @@ def boundary_affinity_loss(boundary_logits: Tensor,
             ``boundary_logits``. Defaults to 5.0.
         tau (float): Temperature of ``'semantic'``. Defaults to 1.0.
         ignore_index (int): Label that ``'label'`` ignores. Defaults to 255.
+        group (ProcessGroup, optional): Processes of which each holds a part
+            of the batch and makes this call. The mean over them, of the
+            losses as of the gradients, is then that of the whole batch.
+            Defaults to None: this process holds all of it.
 
     Returns:
         Tensor: The loss, a scalar.
@@ -140,10 +107,10 @@ def boundary_affinity_loss(boundary_logits: Tensor,
         # The maximum along a line is one of its pixels: a pair's loss is that
         # of a pixel, and how often it counts there does not depend on z.
         with torch.no_grad():
-            together, apart = _weights_at_maxima(z, displacements, weights)
+            sums = _weights_at_maxima(z, displacements, weights)
+            together, apart = sums / _totals(sums, group)
         # log a = -softplus(m) and log(1 - a) = -softplus(-m).
-        return (_balanced(-F.logsigmoid(-z), together) +
-                _balanced(-F.logsigmoid(z), apart))
+        return -(together * F.logsigmoid(-z) + apart * F.logsigmoid(z)).sum()
 
 
 def affinity_edges(boundary_logits: Tensor,
@@ -164,7 +131,7 @@ def affinity_edges(boundary_logits: Tensor,
 
     Args:
         boundary_logits (Tensor): Student's boundary logits, of which only
-            the resolution and the dtype are of account.
+            the resolution and the dtype matter.
         teacher (Tensor | Sequence[Tensor]): What ``source`` asks for.
         source (str): ``'semantic'``, ``'feature'`` or ``'label'``. Defaults
             to ``'semantic'``.
@@ -361,34 +328,6 @@ def _pair_products(x: Tensor, displacement: Displacement) -> Tensor:
 # ------------------------------------------------------------ student side
 
 
-@dataclass
-class _LineNode:
-    """A pixel of the lines from the origin; lines share their beginnings."""
-    pixel: Displacement
-    ends_pair: bool = False
-    children: dict[Displacement, _LineNode] = field(default_factory=dict)
-
-
-def _line_pixels(displacement: Displacement) -> list[Displacement]:
-    """The n + 1 pixels (floor(dy k/n + 1/2), floor(dx k/n + 1/2))."""
-    dy, dx = displacement
-    n = max(abs(dy), abs(dx))
-    # floor(a k / n + 1/2) in integers: exact, and a floor below 0 as well.
-    return [((2 * dy * k + n) // (2 * n), (2 * dx * k + n) // (2 * n))
-            for k in range(n + 1)]
-
-
-def _line_tree(displacements: list[Displacement]) -> _LineNode:
-    """All lines, as a tree in which a common beginning occurs once."""
-    root = _LineNode((0, 0))
-    for displacement in displacements:
-        node = root
-        for pixel in _line_pixels(displacement)[1:]:
-            node = node.children.setdefault(pixel, _LineNode(pixel))
-        node.ends_pair = True
-    return root
-
-
 def _weights_at_maxima(z: Tensor, displacements: list[Displacement],
                        weights: PairWeights) -> Tensor:
     """Give the weights of each pair to the highest pixel of its line.
@@ -413,30 +352,37 @@ def _weights_at_maxima(z: Tensor, displacements: list[Displacement],
         top, left = pixel[0], pixel[1] + margin
         return padded[..., top:top + height, left:left + width]
 
-    def walk(node: _LineNode, maximum: Tensor) -> Tensor:
-        """The weights of the pairs whose lines begin with those to ``node``,
-        less those that pixels behind it have taken.
+    def distribute(node: LineNode, maximum: Tensor) -> Tensor:
+        """Distribute the weights of all pairs whose lines begin with that to
+        ``node``, on which the maximum of z is ``maximum``.
 
-        ``maximum`` is that of z from each pixel to ``node``.
+        Pixels behind ``node`` take theirs; returned is what is left for the
+        pixel of the maximum.
         """
-        kept = maximum.new_zeros(2, *maximum.shape)
+        left = maximum.new_zeros(2, *maximum.shape)
         if node.ends_pair:
-            first, _ = _pair_ends(kept, node.pixel)
+            first, _ = _pair_ends(left, node.pixel)
             first.copy_(weights(node.pixel))
         for child in node.children.values():
             child_z = shifted(padded_z, child.pixel)
-            given = walk(child, torch.maximum(maximum, child_z))
-            # Of equal values the first on the line is the maximum.
-            is_new = torch.gt(child_z, maximum, out=torch.empty_like(z))
-            shifted(padded_total, child.pixel).addcmul_(given, is_new)
-            kept.addcmul_(given, torch.le(child_z, maximum, out=is_new))
-        return kept
+            rest = distribute(child, torch.maximum(maximum, child_z))
+            # Of equal values the first on the line is the maximum. (Numbers,
+            # since addcmul_ would first convert bools.)
+            higher = torch.gt(child_z, maximum, out=torch.empty_like(z))
+            not_higher = torch.le(child_z, maximum, out=torch.empty_like(z))
+            shifted(padded_total, child.pixel).addcmul_(rest, higher)
+            left.addcmul_(rest, not_higher)
+        return left
 
-    root = _line_tree(displacements)
-    return shifted(padded_total, root.pixel).add_(walk(root, z))
+    root = line_tree(displacements)
+    return shifted(padded_total, root.pixel).add_(distribute(root, z))
 
 
-def _balanced(loss: Tensor, weight: Tensor) -> Tensor:
-    """The mean of a loss with weights, and 0 where there is no weight."""
-    total = weight.sum()
-    return (weight * loss).sum() / torch.where(total > 0, total, 1)
+def _totals(sums: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """What the weights (2, N, H, W) of both terms are divided by: their sum,
+    in a group its mean over the processes, and 1 where that is 0."""
+    totals = sums.sum(dim=(1, 2, 3), keepdim=True)
+    if group is not None:
+        dist.all_reduce(totals, group=group)
+        totals /= dist.get_world_size(group)
+    return torch.where(totals > 0, totals, 1)

@@ -1,5 +1,6 @@
 from typing import Sequence, Union
 
+from mmengine.dist import get_default_group, is_distributed
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -11,7 +12,9 @@ class BoundaryAffinityLoss(nn.Module):
     """Boundary distillation: the student's boundary map has to explain which
     neighbouring pixels the teacher holds to be alike.
 
-    The formula is :func:`mmbckd.functional.boundary_affinity_loss`.
+    The formula is :func:`mmbckd.functional.boundary_affinity_loss`. In
+    distributed training its pairs are those of all processes, so that the
+    batch may be split among any number of them.
 
     Args:
         source (str): What ``preds_T`` holds: ``'semantic'`` (class logits),
@@ -55,4 +58,5 @@ class BoundaryAffinityLoss(nn.Module):
             source=self.source,
             radius=self.radius,
             tau=self.tau,
-            ignore_index=self.ignore_index)
+            ignore_index=self.ignore_index,
+            group=get_default_group() if is_distributed() else None)
