@@ -2,9 +2,14 @@
 
 Importing this package registers its losses, connectors, distillers,
 algorithms, data sets, metrics and hooks, so that a config needs only
-``custom_imports = dict(imports=['mmbckd'])``. The mathematics alone, without
-any registry, is in :mod:`mmbckd.functional`.
+``custom_imports = dict(imports=['mmbckd'])``. Where OpenMMLab's packages are
+missing or of other versions, that import raises an ImportError which says what
+to install; :mod:`mmbckd.functional`, the mathematics alone, can be imported
+nevertheless.
 """
+import importlib
+from typing import NoReturn
+
 import mmbckd_compat
 
 from .version import __version__
@@ -17,8 +22,12 @@ mmbckd_compat.install()
 def _problem() -> str | None:
     """What is missing or unsupported, in one sentence, or None."""
     import importlib.metadata
-
-    from packaging.specifiers import SpecifierSet
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ImportError as error:
+        return (f'mmbckd {__version__} cannot tell which versions it finds '
+                f'({error}): run `make setup` in its source tree, or '
+                '`pip install packaging`.')
 
     from .version import STACK
     wrong = []
@@ -56,10 +65,29 @@ def _asked_for_report() -> bool:
         pair == ('-m', __name__) for pair in zip(command, command[1:]))
 
 
+def _asked_for_functional() -> bool:
+    """Whether this is the import of ``mmbckd.functional``.
+
+    Python imports a package before its submodule and does not tell it so. But
+    it locks a module while it imports it, the submodule before the package.
+    The table of these locks has no public name: in a Python without it the
+    answer is no, and the import ends in the message about the problem.
+    """
+    locks = getattr(importlib._bootstrap, '_module_locks', {})
+    return f'{__name__}.functional' in locks
+
+
+def __getattr__(name: str) -> NoReturn:
+    """What a problem has kept from being imported says so."""
+    if problem is not None and name in __all__:
+        raise ImportError(problem)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']
+
 problem = _problem()
 if problem is None:
     from . import datasets, engine, evaluation, models
-elif not _asked_for_report():
+elif not (_asked_for_report() or _asked_for_functional()):
     raise ImportError(problem)
-
-__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']
