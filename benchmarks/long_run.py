@@ -19,7 +19,7 @@ import mmbckd  # noqa: F401
 
 CONFIG = (
     Path(__file__).resolve().parents[1] / 'configs' / 'quickstart' /
-    'bckd_fpn_r18-w16_fpn_r18-w8_1xb8-600_street-scenes-128x256.py')
+    'bckd_fpn_r18-w16_fpn_r18-w8_1xb8-400_street-scenes-128x256.py')
 SHAPES = [(h, w) for h in (64, 96, 128) for w in (64, 96, 128, 160)]
 EVERY = 20
 

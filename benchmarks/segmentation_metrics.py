@@ -32,7 +32,7 @@ from mmbckd.datasets.street_scenes_generator import CLASSES, generate_scene
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = ROOT / 'configs/quickstart/fpn_r18-w16_1xb8-3k_street-scenes-128x256'
 SMALLEST = ROOT / ('configs/quickstart/'
-                   'fpn_r18-w8_1xb8-600_street-scenes-128x256.py')
+                   'fpn_r18-w8_1xb8-400_street-scenes-128x256.py')
 STUDENTS = (SMALLEST,
             'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
             'mmseg::hrnet/fcn_hr18s_4xb2-80k_cityscapes-512x1024.py')

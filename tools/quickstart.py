@@ -1,9 +1,9 @@
 """Distil a small student on generated street scenes, and compare.
 
-Trains the student alone and with boundary and context distillation (same
-seed, same budget), evaluates both and the shipped teacher, and writes a table,
-a picture and a page that compares the three. What was done before is not done
-again, and a training that was stopped goes on.
+Trains the student alone and with BCKD beside CWD (same seed, same budget),
+evaluates both and the shipped teacher, and writes a table, a picture and a
+page that compares the three. What was done before is not done again, and a
+training that was stopped goes on.
 """
 import argparse
 import copy
@@ -26,6 +26,8 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_TRAIN, NUM_VAL, SIZE = 240, 60, (128, 256)
+# Of configs/tables/quickstart.yml.
+ROWS = ('teacher', 'student', 'BCKD + CWD')
 
 NEXT = """\
 Next, with your own data and models: take the config of a student that you can
@@ -49,11 +51,14 @@ def draw_scenes(data_root: Path, bars: Progress) -> None:
 
 
 def read_jobs(work_dir: Path) -> list:
-    """The runs of the table with the seed 0: the teacher's, the student's
-    and those that distil."""
+    """The runs of teacher, student and distilled student, with seed 0."""
     from mmbckd.tables import plan, read_table
     table = read_table(ROOT / 'configs' / 'tables' / 'quickstart.yml')
-    return [job for job in plan(table, work_dir) if job.seed == 0]
+    jobs = {
+        job.row.title: job
+        for job in plan(table, work_dir) if job.seed == 0
+    }
+    return [jobs[title] for title in ROWS]
 
 
 def train(jobs: list, bars: Progress) -> None:

@@ -1,6 +1,6 @@
 # The teacher: ResNet-18 of a quarter of the width, trained for longer. Its
 # checkpoint and log are beside this file.
-_base_ = ['./fpn_r18-w8_1xb8-600_street-scenes-128x256.py']
+_base_ = ['./fpn_r18-w8_1xb8-400_street-scenes-128x256.py']
 
 model = dict(
     backbone=dict(base_channels=16),

@@ -1,5 +1,5 @@
 _base_ = [
-    './fpn_r18-w8_1xb8-600_street-scenes-128x256.py',
+    './fpn_r18-w8_1xb8-400_street-scenes-128x256.py',
     '../_base_/seg_distillers.py'
 ]
 
@@ -15,5 +15,5 @@ model = dict(
 
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(type='BCKDVisualizationHook', interval=300)
+    dict(type='BCKDVisualizationHook', interval=200)
 ]

@@ -26,8 +26,8 @@ param_scheduler = [
         eta_min=1e-5,
         power=0.9,
         begin=50,
-        end=600,
+        end=400,
         by_epoch=False)
 ]
-train_cfg = dict(max_iters=600, val_interval=300)
-default_hooks = dict(checkpoint=dict(interval=300))
+train_cfg = dict(max_iters=400, val_interval=200)
+default_hooks = dict(checkpoint=dict(interval=200))
