@@ -10,9 +10,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('in_file', help='checkpoint to read')
     parser.add_argument('out_file', help='checkpoint to write')
+    parser.add_argument(
+        '--half',
+        action='store_true',
+        help='store floating-point weights in half precision; a model that '
+        'loads them computes in its own')
     args = parser.parse_args()
     loaded = CheckpointLoader.load_checkpoint(args.in_file, map_location='cpu')
-    save_plain_checkpoint(loaded['state_dict'], loaded['meta'], args.out_file)
+    weights = loaded['state_dict']
+    if args.half:
+        weights = {
+            name: tensor.half() if tensor.is_floating_point() else tensor
+            for name, tensor in weights.items()
+        }
+    save_plain_checkpoint(weights, loaded['meta'], args.out_file)
 
 
 if __name__ == '__main__':
