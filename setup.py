@@ -118,7 +118,10 @@ setup(
     license='Apache-2.0',
     python_requires=about()['PYTHON'],
     install_requires=requirements(),
-    extras_require={'tests': read('requirements', 'tests.txt').split()},
+    extras_require={
+        name: read('requirements', f'{name}.txt').split()
+        for name in ('tests', 'pretrained')
+    },
     # The explicit '.' makes setuptools install a development copy by a path
     # instead of an import hook: `mim` and type checkers need real folders.
     package_dir={'': '.'},

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
@@ -135,8 +136,34 @@ def test_constraints_pin_one_version_of_everything_declared():
     for name, versions in {**STACK, **UNDECLARED}.items():
         version = str(pinned[name]).removeprefix('==')
         assert version in SpecifierSet(versions)
-    for name in (ROOT / 'requirements' / 'tests.txt').read_text().split():
+    for extra in ('tests', 'pretrained'):
+        file = ROOT / 'requirements' / f'{extra}.txt'
+        for name in file.read_text().split():
+            assert name in pinned
+
+
+@pytest.mark.parametrize('root', ['mmbckd', 'timm'])
+def test_constraints_are_complete(root):
+    """They are installed without being resolved; pip is always there."""
+    pinned = {name.lower().replace('_', '-') for name in pins()}
+    pinned |= {'mmbckd', 'pip'}
+    seen, queue = set(), [root]
+    while queue:
+        name = queue.pop().lower().replace('_', '-')
+        if name in seen:
+            continue
+        seen.add(name)
         assert name in pinned
+        try:
+            needed = requires(name) or []
+        except PackageNotFoundError:
+            # setup_env.sh installs opencv-python-headless in its place.
+            assert name == 'opencv-python'
+            continue
+        queue += [
+            each.name for each in map(Requirement, needed)
+            if each.marker is None or each.marker.evaluate({'extra': ''})
+        ]
 
 
 def test_this_python_is_supported():
