@@ -6,6 +6,11 @@ _base_ = ['../seg_evaluator.py']
 
 dataset_type = 'CamVidDataset'
 data_root = '{{$MMBCKD_CAMVID:data/camvid}}'
+# For WeightedCrossEntropyLoss, by
+# `python tools/class_weights.py` of a config with these data:
+class_weight = [
+    0.279, 0.202, 4.789, 0.149, 1.000, 0.424, 3.846, 1.980, 0.789, 6.385, 8.819
+]
 crop_size = (120, 160)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
