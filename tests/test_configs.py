@@ -38,7 +38,8 @@ TERMS = {
     'bckd-bd': {'loss_bd'},
     'bckd-cd': {'loss_cd'},
     'bckd-cwd': {'loss_bd', 'loss_cd', 'loss_cwd'},
-    'cwd': {'loss_cwd'}
+    'cwd': {'loss_cwd'},
+    'kd': {'loss_kd'}
 }
 # The zoo: teacher and student, and the schedules of the four data sets.
 PAIRS = [('pspnet_r101-d8', 'pspnet_r18-d8'),
@@ -324,7 +325,7 @@ def test_metafile_names_collection_data_teacher_and_student(path):
         title for name, (_, title) in DATASETS.items()
         if f'_{name}-' in path.stem)
     if not terms(path):
-        assert entry['In Collection'] not in ('BCKD', 'CWD')
+        assert entry['In Collection'] not in ('BCKD', 'CWD', 'KD')
         return
     kind, _, row = path.stem.partition('_')
     assert entry['In Collection'] == kind.partition('-')[0].upper()

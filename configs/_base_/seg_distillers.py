@@ -31,3 +31,17 @@ cwd = dict(
         loss_cwd=dict(
             preds_S=dict(from_student=True, recorder='logits'),
             preds_T=dict(from_student=False, recorder='logits'))))
+
+# Per-pixel distillation of logits: the Kullback-Leibler divergence, summed
+# over the classes. KLDivergence takes the mean over them, so that loss_weight
+# is their number.
+kd = dict(
+    student_recorders=dict(logits=logits),
+    teacher_recorders=dict(logits=logits),
+    distill_losses=dict(
+        loss_kd=dict(
+            type='KLDivergence', tau=1, reduction='mean', loss_weight=11)),
+    loss_forward_mappings=dict(
+        loss_kd=dict(
+            preds_S=dict(from_student=True, recorder='logits'),
+            preds_T=dict(from_student=False, recorder='logits'))))

@@ -1,0 +1,9 @@
+_base_ = ['./fpn_efficientnet-lite0_1xb8-500_camvid-180x240.py', '../../_base_/seg_distillers.py']
+
+model = dict(
+    _delete_=True,
+    type='mmrazor.FrozenTeacherDistill',
+    architecture={{_base_.model}},
+    teacher='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.py',
+    teacher_ckpt='work_dirs/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320/iter_1000.pth',
+    distiller={{_base_.bckd}})
