@@ -32,19 +32,49 @@ def model_and_data():
     return model.train(), data
 
 
-def test_gradients_of_all_losses_make_up_that_of_a_step(tool):
+@pytest.mark.parametrize('module', ['backbone', 'backbone.layer2', 'neck'])
+def test_gradients_of_all_losses_make_up_that_of_a_step(tool, module):
     model, data = model_and_data()
-    found = tool.gradients(model, data)
+    found = tool.gradients(model, data, module)
     assert set(found) == {'task', 'distill.loss_bd', 'distill.loss_cd'}
 
     losses = model(**model.data_preprocessor(data, True), mode='loss')
     model.parse_losses(losses)[0].backward()
     step = torch.cat([
         torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
-        for p in model.student.backbone.parameters()
+        for p in model.student.get_submodule(module).parameters()
     ])
     torch.testing.assert_close(
         sum(found.values()), step, rtol=1e-4, atol=1e-4)
+
+
+def test_unknown_module_is_refused_with_those_there_are(tool):
+    with pytest.raises(ValueError, match="'necks'.*'neck'"):
+        tool.gradients(*model_and_data(), 'necks')
+
+
+def test_weights_of_the_student_alone_are_loaded_into_the_student(
+        tool, tmp_path):
+    model, _ = model_and_data()
+    trained, _ = model_and_data()
+    torch.save(trained.architecture.state_dict(), tmp_path / 'student.pth')
+    torch.save(trained.state_dict(), tmp_path / 'whole.pth')
+    tool.load(model, str(tmp_path / 'student.pth'))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.architecture.state_dict().values(),
+                        trained.architecture.state_dict().values()))
+    tool.load(model, str(tmp_path / 'whole.pth'))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(),
+                                          trained.state_dict().values()))
+
+
+def test_checkpoint_of_another_model_is_refused(tool, tmp_path):
+    model, _ = model_and_data()
+    torch.save({'fc.weight': torch.ones(1)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='of another model.*fc.weight'):
+        tool.load(model, str(tmp_path / 'other.pth'))
 
 
 def test_norms_ratios_and_cosines_are_means_over_batches(tool, monkeypatch):
@@ -53,7 +83,7 @@ def test_norms_ratios_and_cosines_are_means_over_batches(tool, monkeypatch):
         dict(task=[0., 2.], other=[0., -1.])
     ]
     monkeypatch.setattr(
-        tool, 'gradients', lambda model, data:
+        tool, 'gradients', lambda model, data, module:
         {k: torch.tensor(v)
          for k, v in data.items()})
     found = tool.measure(None, batches)

@@ -1,4 +1,5 @@
-"""Say how large the gradient of each loss is in the student's backbone.
+"""Say how large the gradient of each loss is in the student's backbone, or in
+another module of it.
 
 The weight of a distillation loss is right or wrong by this: what is a
 hundredth of the task's gradient changes nothing, what is many times as large
@@ -15,7 +16,7 @@ from typing import Dict, Iterable, List
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 
 from mmbckd.report.tables import markdown_table
 
@@ -27,8 +28,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config of a distillation')
     parser.add_argument(
         '--checkpoint',
-        help='iter_*.pth of its training (default: the weights it begins '
-        'with)')
+        help='iter_*.pth of its training, or of the student alone (default: '
+        'the weights it begins with)')
+    parser.add_argument(
+        '--module',
+        default='backbone',
+        help='the part of the student to look at, such as neck (default: '
+        'backbone)')
     parser.add_argument(
         '--batches', type=int, default=10, help='default: 10')
     parser.add_argument('--out', help='JSON file to write')
@@ -36,11 +42,36 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def gradients(model: BaseModel, data: dict) -> Dict[str, torch.Tensor]:
+def load(model: BaseModel, path: str) -> None:
+    """Load a checkpoint of a distillation, or of its student alone."""
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    if not any(key.startswith('architecture.') for key in state_dict):
+        model = getattr(model, 'architecture', model)
+    missing, unexpected = model.load_state_dict(state_dict, strict=False)
+    missing = [key for key in missing if not key.startswith('teacher.')]
+    if missing or unexpected:
+        raise ValueError(
+            f'Expected the weights of the config or of its student in {path}, '
+            f'but {len(missing)} are missing, such as {missing[:3]}, and '
+            f'{len(unexpected)} are of another model, such as '
+            f'{unexpected[:3]}. Name the config that it was trained with.')
+
+
+def gradients(model: BaseModel,
+              data: dict,
+              module: str = 'backbone') -> Dict[str, torch.Tensor]:
     """The gradient of the task, and of each loss of distillation, in all
-    parameters of the student's backbone."""
+    parameters of a module of the student."""
     student = getattr(model, 'architecture', model)
-    parameters = [p for p in student.backbone.parameters() if p.requires_grad]
+    try:
+        part = student.get_submodule(module)
+    except AttributeError:
+        raise ValueError(
+            f'Expected a module of the student ({type(student).__name__}), '
+            f'but got {module!r}; its top modules are '
+            f'{[name for name, _ in student.named_children()]}.') from None
+    parameters = [p for p in part.parameters() if p.requires_grad]
     losses = model(**model.data_preprocessor(data, True), mode='loss')
     parts: Dict[str, dict] = {}
     for name, value in losses.items():
@@ -61,12 +92,14 @@ def gradients(model: BaseModel, data: dict) -> Dict[str, torch.Tensor]:
     return found
 
 
-def measure(model: BaseModel, batches: Iterable[dict]) -> Dict[str, dict]:
+def measure(model: BaseModel,
+            batches: Iterable[dict],
+            module: str = 'backbone') -> Dict[str, dict]:
     """Means over batches, by loss: the norm of the gradient, its ratio to
     the task's, and the cosine of the angle to that."""
     rows: Dict[str, List[dict]] = {}
     for data in batches:
-        found = gradients(model, data)
+        found = gradients(model, data, module)
         task = found['task']
         for name, gradient in found.items():
             rows.setdefault(name, []).append(
@@ -102,14 +135,16 @@ def main() -> None:
         runner = Runner.from_cfg(config)
         runner.model.init_weights()
         if args.checkpoint:
-            runner.load_checkpoint(args.checkpoint)
+            load(runner.model, args.checkpoint)
         runner.model.train()
         loader = runner.build_dataloader(config.train_dataloader, runner.seed)
-        rows = measure(runner.model, islice(loader, args.batches))
+        rows = measure(runner.model, islice(loader, args.batches),
+                       args.module)
     found = dict(
         config=Path(args.config).stem,
         checkpoint=args.checkpoint and Path(args.checkpoint).name,
         batches=args.batches,
+        module=args.module,
         losses=rows)
     print('\n'.join(table(found)))
     if args.out:
