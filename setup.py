@@ -108,6 +108,11 @@ def requirements() -> list:
     return [name + versions for name, versions in needed.items()]
 
 
+def required_by(extra: str) -> list:
+    """What an extra adds."""
+    return read('requirements', f'{extra}.txt').split()
+
+
 setup(
     name='mmbckd',
     version=about()['__version__'],
@@ -119,8 +124,8 @@ setup(
     python_requires=about()['PYTHON'],
     install_requires=requirements(),
     extras_require={
-        name: read('requirements', f'{name}.txt').split()
-        for name in ('tests', 'pretrained')
+        'pretrained': required_by('pretrained'),
+        'tests': required_by('tests') + required_by('pretrained'),
     },
     # The explicit '.' makes setuptools install a development copy by a path
     # instead of an import hook: `mim` and type checkers need real folders.
