@@ -16,7 +16,13 @@ model = dict(
             type='WeightedCrossEntropyLoss',
             class_weight={{_base_.class_weight}})))
 
-optim_wrapper = dict(optimizer=dict(lr=5e-4))
+# The thin decoder begins at random; at the backbone's learning rate it is far
+# from done after so few iterations.
+optim_wrapper = dict(
+    optimizer=dict(lr=5e-4),
+    paramwise_cfg=dict(
+        custom_keys=dict(
+            neck=dict(lr_mult=5.0), decode_head=dict(lr_mult=5.0))))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
     dict(
