@@ -153,6 +153,33 @@ def test_projection_of_context_features():
         build(type='ContextConnector', out_channels=7)
 
 
+def test_products_of_posteriors_are_bhattacharyya_coefficients():
+    logits = torch.randn(2, 5, 3, 4)
+    f = build(type='ContextConnector', posteriors=True)(logits).flatten(2)
+    p = logits.flatten(2).double().softmax(1)
+    for i in range(12):
+        for j in range(12):
+            expected = (p[..., i] * p[..., j]).sqrt().sum(1)
+            found = (f[..., i] * f[..., j]).sum(1).double()
+            assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_posteriors_are_pooled_as_probabilities():
+    """Of a pixel sure of one class and one sure of another: half of each."""
+    logits = torch.zeros(1, 3, 1, 2)
+    logits[0, 0, 0, 0] = logits[0, 2, 0, 1] = 100
+    pool = build(type='ContextConnector', posteriors=True, max_tokens=1)
+    assert torch.allclose(
+        pool(logits).flatten()**2, torch.tensor([0.5, 0.0, 0.5]))
+
+
+def test_posteriors_of_certain_pixels_have_finite_gradients():
+    logits = (torch.eye(4)[None, :, None] * 1e4).requires_grad_()
+    connector = build(type='ContextConnector', posteriors=True)
+    connector(logits.bfloat16()).square().sum().backward()
+    assert logits.grad.isfinite().all()
+
+
 def test_max_tokens_below_one_is_refused():
     with pytest.raises(ValueError, match='max_tokens'):
         build(type='ContextConnector', max_tokens=0)
