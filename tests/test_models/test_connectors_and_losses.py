@@ -207,3 +207,23 @@ def test_context_loss_refuses_pyramids_of_different_heights():
 ])
 def test_components_are_registered_in_mmrazor(kind):
     assert MODELS.get(f'mmrazor.{kind}') is not None
+
+
+def test_balanced_relations_weigh_each_class_alike():
+    """Recomputed row by row; a rare class counts as much as a large one."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 3, 4, 5).abs().unbind()
+    teacher[:, 2] *= 0.1
+    p = teacher.flatten(2).square()
+    share = p / p.sum((0, 2), keepdim=True)
+    weighted = total = 0
+    for n in range(2):
+        rows = [(F.normalize(f[n].flatten(1), dim=0).T @ F.normalize(
+            f[n].flatten(1), dim=0) / 0.2).softmax(1)
+                for f in (student, teacher)]
+        for i in range(20):
+            w = share[n, :, i].sum()
+            weighted += w * (rows[1][i] * (rows[1][i] / rows[0][i]).log()).sum()
+            total += w
+    loss = build(type='ContextRelationLoss', tau=0.2, balanced=True)
+    assert torch.allclose(loss(student, teacher), weighted / total, rtol=1e-4)
