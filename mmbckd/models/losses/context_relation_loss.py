@@ -1,5 +1,6 @@
 from typing import Optional, Sequence, Union
 
+import torch
 import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
@@ -88,8 +89,9 @@ def _balanced_kl(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     student, teacher = student.flatten(2), teacher.flatten(2)
     p = teacher.square()
     weights = (p / p.sum((0, 2), keepdim=True)).sum(1)
-    r_s, r_t = ((f.mT @ f / tau).log_softmax(-1)
-                for f in (F.normalize(student, dim=1),
-                          F.normalize(teacher, dim=1)))
+    with torch.autocast(student.device.type, enabled=False):
+        r_s, r_t = ((f.mT @ f / tau).log_softmax(-1)
+                    for f in (F.normalize(student, dim=1),
+                              F.normalize(teacher, dim=1)))
     kl = F.kl_div(r_s, r_t, reduction='none', log_target=True).sum(-1)
     return (weights * kl).sum() / weights.sum()
