@@ -21,11 +21,6 @@ class ContextConnector(BaseConnector):
         out_channels (int, optional): Project the features by a learnt 1x1
             convolution to this many channels. Defaults to None: no
             projection, the relations need none.
-        posteriors (bool): Whether the maps are class logits, to be related
-            by what they say. A pixel's feature is then the square root of its
-            class probabilities, averaged over what is pooled, and its product
-            with another is their Bhattacharyya coefficient: 1 for the same
-            probabilities, 0 for no class in common. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialization config of
             mmengine, applied as soon as the projection is built.
 
@@ -39,7 +34,6 @@ class ContextConnector(BaseConnector):
                  max_tokens: Optional[int] = None,
                  in_channels: Optional[int] = None,
                  out_channels: Optional[int] = None,
-                 posteriors: bool = False,
                  init_cfg: Union[dict, List[dict], None] = None) -> None:
         super().__init__(init_cfg)
         if max_tokens is not None and max_tokens < 1:
@@ -51,7 +45,6 @@ class ContextConnector(BaseConnector):
                 f'and `out_channels`, but got {in_channels} and '
                 f'{out_channels}.')
         self.max_tokens = max_tokens
-        self.posteriors = posteriors
         self.project = nn.Identity() if out_channels is None else nn.Conv2d(
             in_channels, out_channels, kernel_size=1)
         # MMRazor's distillers keep connectors in a plain nn.ModuleDict, which
@@ -73,11 +66,6 @@ class ContextConnector(BaseConnector):
         """Return the pooled and projected map(s)."""
         if not isinstance(feature, Tensor):
             return [self.forward_train(f) for f in feature]
-        if self.posteriors:
-            feature = feature.float().softmax(dim=1)
         if self.max_tokens is not None:
             feature = self._pool(feature)
-        if self.posteriors:
-            # Where p is 0, the gradient of its root is not finite.
-            feature = feature.clamp(min=1e-12).sqrt()
         return self.project(feature)

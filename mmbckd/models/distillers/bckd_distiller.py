@@ -53,7 +53,7 @@ class BCKDDistiller(ConfigurableDistiller):
         context (dict, optional): Context distillation.
 
             - student, teacher: feature maps. Channels may differ.
-            - max_tokens, posteriors: see :class:`ContextConnector`.
+            - max_tokens: see :class:`ContextConnector`.
             - tau, exclude_self, center, block_size, loss_weight: see
               :class:`ContextRelationLoss`.
         kwargs: See :class:`ConfigurableDistiller`.
@@ -276,15 +276,14 @@ def _expand_boundary(cfg: dict) -> dict:
 
 
 def _expand_context(cfg: dict) -> dict:
-    _check_keys(
-        'context', cfg,
-        ['max_tokens', 'posteriors', *_arguments(ContextRelationLoss)])
+    _check_keys('context', cfg,
+                ['max_tokens', *_arguments(ContextRelationLoss)])
     student_recorder, student_record = _recorder('context', 'student',
                                                  cfg['student'])
     teacher_recorder, teacher_record = _recorder('context', 'teacher',
                                                  cfg['teacher'])
     connectors = {}
-    if cfg.get('max_tokens') is not None or cfg.get('posteriors'):
+    if cfg.get('max_tokens') is not None:
         connectors = dict(context_pool=_component(ContextConnector, cfg))
         student_record['connector'] = 'context_pool'
         teacher_record['connector'] = 'context_pool'
