@@ -135,6 +135,8 @@ setup(
     package_data={
         'mmbckd': ['.mim/model-index.yml', '.mim/**/*', 'report/*.html']
     },
+    # Checkpoints of benchmarks are for a clone. Here * stands for / too.
+    exclude_package_data={'mmbckd': ['.mim/configs/mmseg/*.pth']},
     include_package_data=False,
     zip_safe=False,
     cmdclass={

@@ -139,11 +139,11 @@ def test_check_names_what_is_outdated_and_writes_nothing(tmp_path):
     shutil.copytree(ROOT / 'tools', tmp_path / 'tools',
                     ignore=shutil.ignore_patterns('__pycache__'))
     metafile = Path('configs/mmseg/fpn_r50_fpn_r18/metafile.yml')
-    for name in ('benchmarks', metafile.parent, 'configs/mmdet'):
+    for name in ('benchmarks', metafile.parent, 'configs/mmdet', 'results'):
         (tmp_path / name).mkdir(parents=True)
     shutil.copy(ROOT / metafile, tmp_path / metafile)
     pages = ['README.md', 'benchmarks/README.md', 'configs/mmseg/README.md',
-             'configs/mmdet/README.md']
+             'configs/mmdet/README.md', 'results/README.md']
     for page in pages:
         row = 'old' if page == 'benchmarks/README.md' else 'not run'
         (tmp_path / page).write_text(

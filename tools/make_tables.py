@@ -261,7 +261,7 @@ def segmentation_metrics() -> List[str]:
 
 TOOLS = {'edge_auc': edge_auc, 'gradients': gradient_norms}
 PAGES = ('README.md', 'benchmarks/README.md', 'configs/mmseg/README.md',
-         'configs/mmdet/README.md')
+         'configs/mmdet/README.md', 'results/README.md')
 # What a sweep gave its runs: the options of a factor.
 SWEEPS = {
     'camvid-sweep': {
