@@ -230,6 +230,8 @@ def main() -> None:
         TextColumn('left'),
         TimeRemainingColumn(),
         console=console,
+        # Logs of a training are many seconds apart.
+        speed_estimate_period=180,
         redirect_stdout=False,
         redirect_stderr=False)
     log = open(args.work_dir / 'quickstart.log', 'a', encoding='utf-8')
@@ -245,8 +247,8 @@ def main() -> None:
     print(f'{(time.time() - start) / 60:.1f} minutes. What the steps have '
           f'logged is in {args.work_dir}.\n\n{NEXT}\n')
     console.print(metrics_table(metrics))
-    print(f'\nThe picture is {args.work_dir / "quickstart.png"}, the page that '
-          f'compares the three {args.work_dir / "report.html"}.')
+    print(f'\npicture  {args.work_dir / "quickstart.png"}\n'
+          f'report   {args.work_dir / "report.html"}')
 
 
 if __name__ == '__main__':
