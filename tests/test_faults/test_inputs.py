@@ -1,15 +1,13 @@
-"""Inputs at the edge of what can be learned from, precisions, processes."""
+"""Inputs at the edge of what can be learned from, and precisions."""
 
 import mmcv
 import numpy as np
 import pytest
 import torch
-from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
-from torch import distributed, multiprocessing, nn
+from torch import nn
 
 from tests.detectors import sample
 from tests.runs import config, write_images
@@ -141,46 +139,3 @@ def test_amp_on_a_cpu_is_refused_with_what_it_needs():
     with pytest.raises(AssertionError, match='only available training on gpu'):
         AmpOptimWrapper(
             optimizer=torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1))
-
-
-# ---------------------------------------------------------------- processes
-
-
-def batches() -> list:
-    torch.manual_seed(1)
-    return [batch(), batch()]
-
-
-def distribute(rank: int, folder: str) -> None:
-    """One of two processes that train together."""
-    init_default_scope('mmseg')
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    model = algorithm()
-    wrapped = MMDistributedDataParallel(model)
-    step(wrapped.module, *batches()[0])  # probing draws no common gradient
-    model.zero_grad()
-    losses = wrapped(*batches()[rank], mode='loss')
-    total, _ = model.parse_losses(losses)
-    total.backward()
-    torch.save(gradients(model), f'{folder}/{rank}.pth')
-    distributed.destroy_process_group()
-
-
-def test_two_processes_take_the_mean_of_their_gradients(tmp_path):
-    multiprocessing.spawn(distribute, (str(tmp_path), ), nprocs=2)
-    ranks = [torch.load(tmp_path / f'{rank}.pth') for rank in range(2)]
-    alone = []
-    for each in batches():
-        model = algorithm()
-        step(model, *batches()[0])
-        step(model, *each)
-        alone.append(gradients(model))
-    assert set(ranks[0]) == set(alone[0]) and ranks[0]
-    assert any('connector' in name for name in ranks[0])
-    for name in ranks[0]:
-        assert torch.equal(ranks[0][name], ranks[1][name]), name
-        torch.testing.assert_close(
-            ranks[0][name], (alone[0][name] + alone[1][name]) / 2,
-            rtol=1e-3, atol=1e-5)
