@@ -62,7 +62,7 @@ def test_maps_of_one_pixel_give_terms_of_zero():
     assert all_finite(losses.values())
     assert all_finite(gradients(model).values())
     assert list(distill_terms(losses).values()) == pytest.approx(
-        [0, 0], abs=1e-9)
+        [0, 0], abs=1e-6)  # up to float32's rounding
 
 
 def test_batch_without_instances_gives_finite_losses():
