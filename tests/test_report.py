@@ -858,7 +858,8 @@ def spoil(root, name, paths):
     ('no log', r'Expected a log .*vis_data/\*\.json'),
     ('other classes', 'same data, but `classes`.*road.* and .*street'),
     ('other checkpoint', 'iter_4.pth cannot be loaded into the model'),
-    ('half a checkpoint', 'iter_4.pth cannot be loaded into the model'),
+    ('half a checkpoint', r'iter_4.pth \(.* bytes\) is not a checkpoint that '
+     'PyTorch can read: it is cut off'),
     ('config without checkpoint', 'NAME.pth or NAME.json beside it'),
 ])
 def test_run_that_cannot_be_read_ends_with_one_message(runs, tmp_path,

@@ -63,7 +63,7 @@ FORGED_DTYPE = build(
 RECONSTRUCT = call(
     glob('numpy.core.multiarray', '_reconstruct'), glob('numpy', 'ndarray'),
     b'(' + ZERO + b't', text('b'))
-FLAG = '/tmp/mmbckd-test-checkpoint-ran-code'
+FLAG = f'/tmp/mmbckd-test-checkpoint-ran-code-{os.getpid()}'
 
 MALICIOUS = {
     'os.system': call(glob('os', 'system'), text(f'touch {FLAG}')),
