@@ -1,4 +1,5 @@
 """What the compat layer lets torch.load read, and what it must refuse."""
+import os
 import pickle
 import re
 import struct
