@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from typing import Callable, NamedTuple, Sequence
@@ -46,7 +47,8 @@ class Device(NamedTuple):
 
 def run_jobs(jobs: Sequence[Job],
              devices: Sequence[Device],
-             say: Callable[[str], None] = print) -> list[str]:
+             say: Callable[[str], None] = partial(print, flush=True)
+             ) -> list[str]:
     """Run jobs, those first whose checkpoint another one needs.
 
     What a run prints goes to ``output.txt`` in its work directory.
@@ -55,7 +57,7 @@ def run_jobs(jobs: Sequence[Job],
         jobs (Sequence[Job]): What is to run.
         devices (Sequence[Device]): A run on each at a time.
         say (Callable[[str], None]): Is told what starts and what is done.
-            Defaults to ``print``.
+            Defaults to printing it at once.
 
     Returns:
         list[str]: What failed, and why; the other jobs have run.
