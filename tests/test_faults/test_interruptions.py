@@ -91,6 +91,15 @@ def logged(work_dir: Path) -> dict:
     return figures
 
 
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """Sums split over another number of threads differ in the last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp('data')
