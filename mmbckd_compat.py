@@ -11,6 +11,7 @@ any config.
 changed before ``mmrazor`` itself is imported, and nothing at all if the
 environment variable ``MMBCKD_NO_COMPAT`` is ``1``.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -21,9 +22,10 @@ import sys
 # every start of Python is not free.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
-    from typing import Any, Callable, Iterator, Sequence
+    from typing import Any
 
 __all__ = ['install', 'mended', 'why_not']
 
@@ -69,10 +71,12 @@ class _Finder:
     def __init__(self) -> None:
         self.waiting = True
 
-    def find_spec(self,
-                  name: str,
-                  path: Sequence[str] | None = None,
-                  target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
         """Part of the protocol of ``sys.meta_path``."""
         if name == 'mmrazor' and self.waiting:
             return self._find(name, path, target, before=self._mend)
@@ -80,15 +84,18 @@ class _Finder:
             return self._find(name, path, target, after=_take_any_layout)
         if (name + '.').startswith(STAND_IN + '.') and _mended:
             from importlib.machinery import ModuleSpec
+
             return ModuleSpec(name, _StandIn(), is_package=name == STAND_IN)
         return None
 
-    def _find(self,
-              name: str,
-              path: Sequence[str] | None,
-              target: ModuleType | None,
-              before: Callable = lambda spec: None,
-              after: Callable = lambda module: None) -> ModuleSpec | None:
+    def _find(
+        self,
+        name: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None,
+        before: Callable = lambda spec: None,
+        after: Callable = lambda module: None,
+    ) -> ModuleSpec | None:
         """A module's real spec, made to mend before or after its code runs.
 
         Looking for MMRazor (``importlib.util.find_spec``) must stay cheap, so
@@ -125,10 +132,16 @@ def _mend(spec: ModuleSpec) -> None:
     if reason is not None:
         _why_not.append(reason)
         import warnings
+
         warnings.warn(f'mmbckd mends nothing here: {reason}', stacklevel=2)
         return
-    for mend in (_mend_quantization, _mend_checkpoints, _mend_local_rank,
-                 _mend_cpu_distributed, _mend_cwd):
+    for mend in (
+        _mend_quantization,
+        _mend_checkpoints,
+        _mend_local_rank,
+        _mend_cpu_distributed,
+        _mend_cwd,
+    ):
         what = mend(spec)
         if what is not None:
             _mended.append(what)
@@ -143,25 +156,33 @@ def _unsupported(spec: ModuleSpec) -> str | None:
         try:
             found[name] = importlib.import_module(name).__version__
         except ImportError as error:
-            return (f'{name} cannot be imported ({error}), install '
-                    f'mmengine 0.10.x and torch>=2.1.')
-    if (found['mmrazor'] == MMRAZOR
-            and _digits(found['mmengine'])[:2] == MMENGINE
-            and _digits(found['torch']) >= MIN_TORCH):
+            return (
+                f'{name} cannot be imported ({error}), install '
+                f'mmengine 0.10.x and torch>=2.1.'
+            )
+    if (
+        found['mmrazor'] == MMRAZOR
+        and _digits(found['mmengine'])[:2] == MMENGINE
+        and _digits(found['torch']) >= MIN_TORCH
+    ):
         return None
     have = ', '.join(f'{name} {found[name]}' for name in sorted(found))
-    return (f'it knows mmrazor {MMRAZOR} with mmengine 0.10.x and torch>=2.1, '
-            f'but found {have}; run `pip install "mmrazor=={MMRAZOR}" '
-            f'"mmengine>=0.10,<0.11" "torch>=2.1"`.')
+    return (
+        f'it knows mmrazor {MMRAZOR} with mmengine 0.10.x and torch>=2.1, '
+        f'but found {have}; run `pip install "mmrazor=={MMRAZOR}" '
+        f'"mmengine>=0.10,<0.11" "torch>=2.1"`.'
+    )
 
 
 def _version_in(file: str) -> str:
     """``__version__`` as a version.py writes it, without importing it."""
     import re
+
     try:
         with open(file, encoding='utf-8') as stream:
-            match = re.search(r'^__version__ = [\'"](.+)[\'"]', stream.read(),
-                              re.MULTILINE)
+            match = re.search(
+                r'^__version__ = [\'"](.+)[\'"]', stream.read(), re.MULTILINE
+            )
     except OSError:
         match = None
     return match[1] if match else 'of unknown version'
@@ -170,6 +191,7 @@ def _version_in(file: str) -> str:
 def _digits(version: str) -> tuple[int, ...]:
     """``'2.11.0+cu130'`` to ``(2, 11, 0)``; ``'2.9.0a0'`` to ``(2, 9, 0)``."""
     import re
+
     return tuple(map(int, re.findall(r'\d+', version)[:3]))
 
 
@@ -187,9 +209,11 @@ BACKENDS = ('native', 'academic', 'openvino', 'tensorrt')
 def _mend_quantization(spec: ModuleSpec) -> str | None:
     if STAND_IN in sys.modules:
         return None
-    return ('mmrazor.models can be imported: the quantization backends, '
-            'written for PyTorch 1, are replaced by a stand-in that raises '
-            'NotImplementedError when it is used')
+    return (
+        'mmrazor.models can be imported: the quantization backends, '
+        'written for PyTorch 1, are replaced by a stand-in that raises '
+        'NotImplementedError when it is used'
+    )
 
 
 def _no_quantization(what: str) -> NotImplementedError:
@@ -197,7 +221,8 @@ def _no_quantization(what: str) -> NotImplementedError:
         f'{what} is not available: the quantization of mmrazor {MMRAZOR} '
         'needs PyTorch 1.13 and mmbckd only mends its distillation, pruning '
         'and architecture search on PyTorch 2; to quantize, install '
-        '"torch==1.13.*" in an environment without mmbckd.')
+        '"torch==1.13.*" in an environment without mmbckd.'
+    )
 
 
 def _backend_configs() -> Any:
@@ -241,8 +266,10 @@ class _StandIn:
         module.__doc__ = 'Inert stand-in, see mmbckd_compat.'
         names = {'BackendConfigs': _backend_configs()}
         for backend in BACKENDS:
-            for name in (f'get_{backend}_backend_config',
-                         f'get_{backend}_backend_config_dict'):
+            for name in (
+                f'get_{backend}_backend_config',
+                f'get_{backend}_backend_config_dict',
+            ):
                 names[name] = _backend_function(name)
         vars(module).update(names, __all__=list(names))
 
@@ -262,33 +289,54 @@ class _StandIn:
 #   without a forged dtype the state of an array is harmless.
 
 STATISTICS = ('min', 'max', 'current', 'mean')
-DTYPES = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4',
-          'f8', 'c8', 'c16')
+DTYPES = (
+    'b1',
+    'i1',
+    'i2',
+    'i4',
+    'i8',
+    'u1',
+    'u2',
+    'u4',
+    'u8',
+    'f2',
+    'f4',
+    'f8',
+    'c8',
+    'c16',
+)
 
 
 def _refuse(message: str) -> Exception:
     from pickle import UnpicklingError
+
     return UnpicklingError(message)
 
 
 def _history_method(owner: Any, name: Any) -> Callable:
     """``getattr`` in a checkpoint: HistoryBuffer's statistics only."""
     from mmengine.logging.history_buffer import HistoryBuffer
+
     if owner is not HistoryBuffer or name not in STATISTICS:
-        raise _refuse('a checkpoint may use getattr for the methods '
-                      f'{", ".join(STATISTICS)} of HistoryBuffer only, but '
-                      f'this one asks for {name!r} of {owner!r}: do not load '
-                      'it unless you trust its author.')
+        raise _refuse(
+            'a checkpoint may use getattr for the methods '
+            f'{", ".join(STATISTICS)} of HistoryBuffer only, but '
+            f'this one asks for {name!r} of {owner!r}: do not load '
+            'it unless you trust its author.'
+        )
     return vars(HistoryBuffer)[name]
 
 
 def _plain_dtype(code: Any, *_: Any) -> Any:
     """``numpy.dtype`` in a checkpoint: numbers and booleans only."""
     import numpy as np
+
     if not isinstance(code, str) or code not in DTYPES:
-        raise _refuse('numpy objects in a checkpoint must be of a plain '
-                      f'numeric dtype ({", ".join(DTYPES)}), but got '
-                      f'{code!r}.')
+        raise _refuse(
+            'numpy objects in a checkpoint must be of a plain '
+            f'numeric dtype ({", ".join(DTYPES)}), but got '
+            f'{code!r}.'
+        )
     return np.dtype(code)
 
 
@@ -300,12 +348,14 @@ def _ndarray() -> None:
 def _new_array(*_: Any) -> Any:
     """``numpy.core.multiarray._reconstruct``: an array yet to be filled."""
     import numpy as np
+
     return np.empty(0, np.int8)
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
     """``numpy.core.multiarray.scalar`` for the dtypes allowed above."""
     import numpy as np
+
     if not isinstance(dtype, np.dtype) or len(data) != dtype.itemsize:
         raise _refuse('a numpy scalar in a checkpoint is malformed.')
     return np.frombuffer(data, dtype)[0]
@@ -313,24 +363,33 @@ def _scalar(dtype: Any, data: Any) -> Any:
 
 def _mend_checkpoints(spec: ModuleSpec) -> str | None:
     import torch
+
     if _digits(torch.__version__) < (2, 6):
         return None
     import numpy as np
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    allowed = [HistoryBuffer, (_history_method, 'builtins.getattr'),
-               (_plain_dtype, 'numpy.dtype'), (_ndarray, 'numpy.ndarray')]
+    allowed = [
+        HistoryBuffer,
+        (_history_method, 'builtins.getattr'),
+        (_plain_dtype, 'numpy.dtype'),
+        (_ndarray, 'numpy.ndarray'),
+    ]
     for core in ('numpy.core', 'numpy._core'):  # as numpy 1 and 2 write it
-        allowed += [(_new_array, f'{core}.multiarray._reconstruct'),
-                    (_scalar, f'{core}.multiarray.scalar')]
+        allowed += [
+            (_new_array, f'{core}.multiarray._reconstruct'),
+            (_scalar, f'{core}.multiarray.scalar'),
+        ]
     # PyTorch sets the state of an object only if its type is in the list. A
     # pickle names a global 'module.name': without a dot it cannot name these.
     allowed += [(np.ndarray, 'ndarray')]
     allowed += [(type(np.dtype(code)), f'dtype {code}') for code in DTYPES]
     torch.serialization.add_safe_globals(allowed)
-    return ('checkpoints that mmengine wrote can be loaded and resumed: '
-            'HistoryBuffer and plain numpy numbers are allow-listed for '
-            'torch.load, which stays restricted (weights_only)')
+    return (
+        'checkpoints that mmengine wrote can be loaded and resumed: '
+        'HistoryBuffer and plain numpy numbers are allow-listed for '
+        'torch.load, which stays restricted (weights_only)'
+    )
 
 
 # --------------------------------------------------------------------------- #
@@ -350,14 +409,19 @@ def _mend_local_rank(spec: ModuleSpec) -> str | None:
     if not os.path.realpath(script).startswith(tools + os.sep):
         return None
     old, new = '--local-rank', '--local_rank'
-    arguments = [new + argument[len(old):]
-                 if argument == old or argument.startswith(old + '=')
-                 else argument for argument in sys.argv[1:]]
+    arguments = [
+        new + argument[len(old) :]
+        if argument == old or argument.startswith(old + '=')
+        else argument
+        for argument in sys.argv[1:]
+    ]
     if arguments == sys.argv[1:]:
         return None
     sys.argv[1:] = arguments
-    return (f'the launcher\'s {old} is handed to mmrazor\'s '
-            f'{os.path.basename(script)} as {new}')
+    return (
+        f"the launcher's {old} is handed to mmrazor's "
+        f'{os.path.basename(script)} as {new}'
+    )
 
 
 # --------------------------------------------------------------------------- #
@@ -369,6 +433,7 @@ def _mend_local_rank(spec: ModuleSpec) -> str | None:
 
 def _mend_cpu_distributed(spec: ModuleSpec) -> str | None:
     from mmengine.device import get_device
+
     if get_device() != 'cpu':
         return None
     from functools import wraps
@@ -380,9 +445,9 @@ def _mend_cpu_distributed(spec: ModuleSpec) -> str | None:
     init_dist = utils._init_dist_pytorch
 
     @wraps(init_dist)
-    def init_dist_on_cpu(backend: str,
-                         init_backend: str = 'torch',
-                         **kwargs: Any) -> None:
+    def init_dist_on_cpu(
+        backend: str, init_backend: str = 'torch', **kwargs: Any
+    ) -> None:
         if init_backend != 'torch':
             init_dist(backend, init_backend=init_backend, **kwargs)
             return
@@ -390,7 +455,8 @@ def _mend_cpu_distributed(spec: ModuleSpec) -> str | None:
             raise ValueError(
                 'the backend nccl needs GPUs and PyTorch finds none: set '
                 "env_cfg = dict(dist_cfg=dict(backend='gloo')) in the config "
-                'to train on CPUs.')
+                'to train on CPUs.'
+            )
         distributed.init_process_group(backend=backend, **kwargs)
 
     init_ddp = MMDistributedDataParallel.__init__
@@ -402,8 +468,10 @@ def _mend_cpu_distributed(spec: ModuleSpec) -> str | None:
 
     utils._init_dist_pytorch = init_dist_on_cpu
     MMDistributedDataParallel.__init__ = init_ddp_on_cpu
-    return ('--launcher pytorch works without a GPU: mmengine sets no CUDA '
-            'device (use dist_cfg=dict(backend=\'gloo\'))')
+    return (
+        '--launcher pytorch works without a GPU: mmengine sets no CUDA '
+        "device (use dist_cfg=dict(backend='gloo'))"
+    )
 
 
 # --------------------------------------------------------------------------- #
@@ -419,13 +487,16 @@ CWD = 'mmrazor.models.losses.cwd'
 def _mend_cwd(spec: ModuleSpec) -> str | None:
     if CWD in sys.modules:
         return None
-    return ('ChannelWiseDivergence takes logits of any memory format, such as '
-            'those of SegFormer')
+    return (
+        'ChannelWiseDivergence takes logits of any memory format, such as '
+        'those of SegFormer'
+    )
 
 
 def _take_any_layout(module: ModuleType) -> None:
     """What is contiguous already is not copied."""
     from functools import wraps
+
     forward = module.ChannelWiseDivergence.forward
 
     @wraps(forward)
@@ -443,12 +514,15 @@ def _mend_log() -> None:
     from functools import wraps
 
     from mmengine.runner import Runner
+
     log_env = Runner._log_env
 
     @wraps(log_env)
     def log_env_and_mends(self: Any, env_cfg: dict) -> None:
         log_env(self, env_cfg)
-        self.logger.info('mmbckd mended mmrazor for this run (off with '
-                         f'{SWITCH}=1): ' + '; '.join(_mended) + '.')
+        self.logger.info(
+            'mmbckd mended mmrazor for this run (off with '
+            f'{SWITCH}=1): ' + '; '.join(_mended) + '.'
+        )
 
     Runner._log_env = log_env_and_mends

@@ -10,6 +10,7 @@ Beyond the packages, a wheel of mmbckd holds two things:
 A development install (``pip install -e .``) gets the same: setuptools would
 leave both out of it, see :class:`EditableWheel`.
 """
+
 import base64
 import hashlib
 import os
@@ -47,7 +48,8 @@ class BuildPy(build_py):
         super().run()
         if not self.editable_mode:
             self.copy_file(
-                os.path.join(ROOT, PTH), os.path.join(self.build_lib, PTH))
+                os.path.join(ROOT, PTH), os.path.join(self.build_lib, PTH)
+            )
 
     def get_outputs(self, *args, **kwargs) -> list:
         """The hook belongs to the files to install, and to uninstall."""
@@ -70,11 +72,14 @@ class EditableWheel(editable_wheel):
     def run(self) -> None:
         """Build the wheel, then change it."""
         super().run()
-        wheels = [name for name in os.listdir(self.dist_dir)
-                  if name.endswith('.whl')]
+        wheels = [
+            name for name in os.listdir(self.dist_dir) if name.endswith('.whl')
+        ]
         if len(wheels) != 1:
-            raise RuntimeError(f'expected one editable wheel in '
-                               f'{self.dist_dir}, but found {wheels}.')
+            raise RuntimeError(
+                f'expected one editable wheel in '
+                f'{self.dist_dir}, but found {wheels}.'
+            )
         wheel = os.path.join(self.dist_dir, wheels[0])
         with zipfile.ZipFile(wheel) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
@@ -87,9 +92,14 @@ class EditableWheel(editable_wheel):
 def rewrite(wheel: str, files: dict) -> None:
     """Write a wheel anew, with the RECORD that belongs to its files."""
     listing = next(name for name in files if name.endswith('RECORD'))
-    files[listing] = ''.join(
-        record(name, data) for name, data in files.items()
-        if name != listing).encode() + f'{listing},,\n'.encode()
+    files[listing] = (
+        ''.join(
+            record(name, data)
+            for name, data in files.items()
+            if name != listing
+        ).encode()
+        + f'{listing},,\n'.encode()
+    )
     with zipfile.ZipFile(wheel, 'w', zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
@@ -117,8 +127,9 @@ setup(
     name='mmbckd',
     version=about()['__version__'],
     description='Boundary and context knowledge distillation on MMRazor',
-    long_description=read('README.md') if os.path.exists(
-        os.path.join(ROOT, 'README.md')) else '',
+    long_description=read('README.md')
+    if os.path.exists(os.path.join(ROOT, 'README.md'))
+    else '',
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires=about()['PYTHON'],
@@ -139,10 +150,7 @@ setup(
     exclude_package_data={'mmbckd': ['.mim/configs/mmseg/*.pth']},
     include_package_data=False,
     zip_safe=False,
-    cmdclass={
-        'build_py': BuildPy,
-        'editable_wheel': EditableWheel
-    },
+    cmdclass={'build_py': BuildPy, 'editable_wheel': EditableWheel},
     classifiers=[
         'Programming Language :: Python :: 3',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',

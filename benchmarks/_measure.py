@@ -1,4 +1,5 @@
 """What all benchmarks share: seconds, peak memory, the machine, and JSON."""
+
 import argparse
 import ctypes
 import gc
@@ -9,9 +10,9 @@ import platform
 import re
 import statistics
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Callable, Dict, Optional
 
 import torch
 
@@ -19,13 +20,14 @@ import torch
 Run = Callable[[], object]
 
 
-def arguments(description: Optional[str]) -> argparse.ArgumentParser:
+def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--out', required=True, help='JSON file to write')
     parser.add_argument('--device', default='cpu')
     parser.add_argument(
-        '--threads', type=int, help="default: PyTorch's own choice")
+        '--threads', type=int, help="default: PyTorch's own choice"
+    )
     parser.add_argument('--repeats', type=int, default=5)
     return parser
 
@@ -33,9 +35,9 @@ def arguments(description: Optional[str]) -> argparse.ArgumentParser:
 # ------------------------------------------------------------------ seconds
 
 
-def seconds(runs: Dict[str, Run],
-            repeats: int,
-            device: str = 'cpu') -> Dict[str, Dict[str, float]]:
+def seconds(
+    runs: dict[str, Run], repeats: int, device: str = 'cpu'
+) -> dict[str, dict[str, float]]:
     """Time of each, all of them in turn in this process.
 
     Args:
@@ -65,7 +67,8 @@ def seconds(runs: Dict[str, Run],
             seconds=statistics.median(wall[name]),
             fastest=min(wall[name]),
             slowest=max(wall[name]),
-            cpu_seconds=statistics.median(cpu[name]))
+            cpu_seconds=statistics.median(cpu[name]),
+        )
         for name in runs
     }
 
@@ -79,11 +82,13 @@ def synchronize(device: str) -> None:
 # ------------------------------------------------------------------- memory
 
 
-def peak_memory(build: Callable[..., Run],
-                *args,
-                small: tuple,
-                device: str = 'cpu',
-                calls: int = 3) -> int:
+def peak_memory(
+    build: Callable[..., Run],
+    *args,
+    small: tuple,
+    device: str = 'cpu',
+    calls: int = 3,
+) -> int:
     """Bytes that a run needs at its peak, beside what ``build`` allocates.
 
     A process of its own runs it, so that no memory that another run gave back
@@ -105,22 +110,38 @@ def peak_memory(build: Callable[..., Run],
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=_send_peak_memory,
-        args=(sender, torch.get_num_threads(), build, args, small, device,
-              calls))
+        args=(
+            sender,
+            torch.get_num_threads(),
+            build,
+            args,
+            small,
+            device,
+            calls,
+        ),
+    )
     process.start()
     sender.close()
     try:
         return receiver.recv()
     except EOFError:
-        raise RuntimeError(f'{build.__name__}{args} ended before its memory '
-                           'was known; see its own message above') from None
+        raise RuntimeError(
+            f'{build.__name__}{args} ended before its memory '
+            'was known; see its own message above'
+        ) from None
     finally:
         process.join()
 
 
-def _send_peak_memory(sender, num_threads: int, build: Callable[..., Run],
-                      args: tuple, small: tuple, device: str,
-                      calls: int) -> None:
+def _send_peak_memory(
+    sender,
+    num_threads: int,
+    build: Callable[..., Run],
+    args: tuple,
+    small: tuple,
+    device: str,
+    calls: int,
+) -> None:
     torch.set_num_threads(num_threads)
     build(*small)()
     run = build(*args)
@@ -131,7 +152,9 @@ def _send_peak_memory(sender, num_threads: int, build: Callable[..., Run],
         run()
     peak = (
         torch.cuda.max_memory_allocated(device)
-        if on_gpu else resident_memory('VmHWM'))
+        if on_gpu
+        else resident_memory('VmHWM')
+    )
     sender.send(peak - before)
 
 
@@ -162,9 +185,19 @@ def environment(device: str = 'cpu') -> dict:
         cores=len(os.sched_getaffinity(0)),
         threads=torch.get_num_threads(),
         load_average=os.getloadavg()[0],
-        python=platform.python_version())
-    for package in ('mmbckd', 'torch', 'triton', 'numpy', 'mmengine', 'mmcv',
-                    'mmsegmentation', 'mmdet', 'mmrazor'):
+        python=platform.python_version(),
+    )
+    for package in (
+        'mmbckd',
+        'torch',
+        'triton',
+        'numpy',
+        'mmengine',
+        'mmcv',
+        'mmsegmentation',
+        'mmdet',
+        'mmrazor',
+    ):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -176,15 +209,18 @@ def environment(device: str = 'cpu') -> dict:
 
 
 def _cpu_model() -> str:
-    model = re.search(r'^model name\s*: (.*)$',
-                      Path('/proc/cpuinfo').read_text(), re.M)
+    model = re.search(
+        r'^model name\s*: (.*)$', Path('/proc/cpuinfo').read_text(), re.M
+    )
     return model[1] if model else platform.machine()
 
 
-def matmul_rate(multiply: Callable = torch.mm,
-                device: str = 'cpu',
-                dtype: torch.dtype = torch.float32,
-                size: int = 2048) -> float:
+def matmul_rate(
+    multiply: Callable = torch.mm,
+    device: str = 'cpu',
+    dtype: torch.dtype = torch.float32,
+    size: int = 2048,
+) -> float:
     """Operations a second in the product of two large matrices, the best of
     a few."""
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)

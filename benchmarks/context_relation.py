@@ -4,10 +4,18 @@ relations, forward and backward, against the number of pixels.
 Goals at 64x128 pixels: at most 0.4 of the plain version's time and 5 % of its
 peak memory; at 128x128 pixels under 200 MB beside the inputs.
 """
+
 import torch
 import torch.nn.functional as F
-from _measure import (Run, arguments, environment, matmul_rate, peak_memory,
-                      seconds, write_json)
+from _measure import (
+    Run,
+    arguments,
+    environment,
+    matmul_rate,
+    peak_memory,
+    seconds,
+    write_json,
+)
 from torch import Tensor
 
 from mmbckd.functional import relation, relation_kl
@@ -22,8 +30,11 @@ def plain(student: Tensor, teacher: Tensor, tau: float = 0.1) -> Tensor:
     """Both relations as matrices, differentiated by autograd."""
     log_r_s, log_r_t = (
         torch.log_softmax(f.mT @ f / tau, dim=-1)
-        for f in (F.normalize(student.float().flatten(2), dim=1),
-                  F.normalize(teacher.float().flatten(2), dim=1)))
+        for f in (
+            F.normalize(student.float().flatten(2), dim=1),
+            F.normalize(teacher.float().flatten(2), dim=1),
+        )
+    )
     return (log_r_t.exp() * (log_r_t - log_r_s)).sum(-1).mean()
 
 
@@ -35,7 +46,10 @@ def build(name: str, size: tuple, device: str, dtype: str) -> Run:
     generator = torch.Generator().manual_seed(0)
     student, teacher = (
         torch.randn(1, channels, *size, generator=generator).to(
-            device, getattr(torch, dtype)) for channels in CHANNELS)
+            device, getattr(torch, dtype)
+        )
+        for channels in CHANNELS
+    )
     student.requires_grad_()
 
     def run() -> None:
@@ -58,7 +72,7 @@ def operations(num_pixels: int, fused: bool) -> int:
 
 def fits(name: str, size: tuple) -> bool:
     """Whether the five matrices of the plain version stay below the limit."""
-    return name != 'plain' or 5 * 4 * (size[0] * size[1])**2 < PLAIN_LIMIT
+    return name != 'plain' or 5 * 4 * (size[0] * size[1]) ** 2 < PLAIN_LIMIT
 
 
 def measure(size: tuple, device: str, dtype: str, repeats: int) -> dict:
@@ -76,7 +90,8 @@ def measure(size: tuple, device: str, dtype: str, repeats: int) -> dict:
             device,
             dtype,
             small=(name, (4, 8), device, dtype),
-            device=device)
+            device=device,
+        )
     if 'plain' in row:
         row['ratio'] = {
             key: row['ours'][key] / row['plain'][key]
@@ -92,10 +107,12 @@ def main() -> None:
         type=lambda x: tuple(map(int, x.split('x'))),
         nargs='+',
         default=SIZES,
-        metavar='HxW')
+        metavar='HxW',
+    )
     parser.add_argument('--dtype', choices=DTYPES, default='float32')
     parser.add_argument(
-        '--tf32', action='store_true', help='allow TF32, on a GPU')
+        '--tf32', action='store_true', help='allow TF32, on a GPU'
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -121,7 +138,9 @@ def main() -> None:
             fused=fused,
             repeats=args.repeats,
             operations_per_second=products,
-            rows=rows))
+            rows=rows,
+        ),
+    )
 
 
 def describe(row: dict) -> str:
@@ -130,10 +149,13 @@ def describe(row: dict) -> str:
     for name in LOSSES:
         if name in row:
             text += '  {} {:.3f} s {:.1f} MB'.format(
-                name, row[name]['seconds'], row[name]['peak_memory'] / 1e6)
+                name, row[name]['seconds'], row[name]['peak_memory'] / 1e6
+            )
     if 'ratio' in row:
-        text += '  ratio {seconds:.3f} (CPU time {cpu_seconds:.3f}), memory ' \
+        text += (
+            '  ratio {seconds:.3f} (CPU time {cpu_seconds:.3f}), memory '
             '{peak_memory:.3f}'.format(**row['ratio'])
+        )
     share = row['ours']['share_of_matmul_rate']
     return f'{text}  {share:.0%} of the matmul rate'
 

@@ -6,11 +6,18 @@ configs do; on a CPU the same heads on a ResNet-50 and a ResNet-18, on crops of
 half the side. Goals: at most 1.0 of the time and memory of the CWD
 step, and at most 1.15 of the time of the step without a term.
 """
+
 import copy
 
 import torch
-from _measure import (Run, arguments, environment, peak_memory, seconds,
-                      write_json)
+from _measure import (
+    Run,
+    arguments,
+    environment,
+    peak_memory,
+    seconds,
+    write_json,
+)
 from mmengine.hub import get_config
 from mmengine.structures import PixelData
 from mmrazor.registry import MODELS
@@ -27,42 +34,45 @@ CWD = dict(
     student_recorders=dict(logits=LOGITS),
     teacher_recorders=dict(logits=LOGITS),
     distill_losses=dict(
-        loss_cwd=dict(type='ChannelWiseDivergence', tau=1, loss_weight=5)),
+        loss_cwd=dict(type='ChannelWiseDivergence', tau=1, loss_weight=5)
+    ),
     loss_forward_mappings=dict(
         loss_cwd=dict(
             preds_S=dict(from_student=True, recorder='logits'),
-            preds_T=dict(from_student=False, recorder='logits'))))
+            preds_T=dict(from_student=False, recorder='logits'),
+        )
+    ),
+)
 STEPS = {
-    'CWD of MMRazor':
-    dict(type='SingleTeacherDistill', distiller='ConfigurableDistiller', **CWD),
-    'teacher forward only':
-    dict(
+    'CWD of MMRazor': dict(
+        type='SingleTeacherDistill', distiller='ConfigurableDistiller', **CWD
+    ),
+    'teacher forward only': dict(
         type='FrozenTeacherDistill',
         distiller='ConfigurableDistiller',
-        teacher_forward='tensor'),
-    'BCKD':
-    dict(
-        type='FrozenTeacherDistill',
-        distiller='BCKDDistiller',
-        boundary=BOUNDARY,
-        context=CONTEXT),
-    'boundary only':
-    dict(
-        type='FrozenTeacherDistill',
-        distiller='BCKDDistiller',
-        boundary=BOUNDARY),
-    'context only':
-    dict(
-        type='FrozenTeacherDistill',
-        distiller='BCKDDistiller',
-        context=CONTEXT),
-    'BCKD + CWD':
-    dict(
+        teacher_forward='tensor',
+    ),
+    'BCKD': dict(
         type='FrozenTeacherDistill',
         distiller='BCKDDistiller',
         boundary=BOUNDARY,
         context=CONTEXT,
-        **CWD),
+    ),
+    'boundary only': dict(
+        type='FrozenTeacherDistill',
+        distiller='BCKDDistiller',
+        boundary=BOUNDARY,
+    ),
+    'context only': dict(
+        type='FrozenTeacherDistill', distiller='BCKDDistiller', context=CONTEXT
+    ),
+    'BCKD + CWD': dict(
+        type='FrozenTeacherDistill',
+        distiller='BCKDDistiller',
+        boundary=BOUNDARY,
+        context=CONTEXT,
+        **CWD,
+    ),
 }
 
 
@@ -76,13 +86,21 @@ def pspnet(depth: str) -> dict:
     return dict(cfg, _scope_='mmseg')
 
 
-def build(name: str, teacher: str, height: int, width: int, batch: int,
-          device: str, dtype: str) -> Run:
+def build(
+    name: str,
+    teacher: str,
+    height: int,
+    width: int,
+    batch: int,
+    device: str,
+    dtype: str,
+) -> Run:
     """A training step on random images, SGD's update included."""
     torch.manual_seed(0)
     step = dict(STEPS[name])
-    algorithm = {k: step.pop(k) for k in ('type', 'teacher_forward')
-                 if k in step}
+    algorithm = {
+        k: step.pop(k) for k in ('type', 'teacher_forward') if k in step
+    }
     algorithm['type'] = f'mmrazor.{algorithm["type"]}'
     model = MODELS.build(
         dict(
@@ -90,22 +108,30 @@ def build(name: str, teacher: str, height: int, width: int, batch: int,
             architecture=pspnet('r18'),
             teacher=pspnet(teacher),
             distiller=dict(
-                type=step.pop('distiller'), _scope_='mmrazor', **step)))
+                type=step.pop('distiller'), _scope_='mmrazor', **step
+            ),
+        )
+    )
     model.to(device).train()
-    optimizer = torch.optim.SGD([p for p in model.parameters()
-                                 if p.requires_grad], 0.01, 0.9)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], 0.01, 0.9
+    )
     images = torch.randn(batch, 3, height, width, device=device)
     shape = dict(img_shape=(height, width), pad_shape=(height, width))
     samples = [
         SegDataSample(
             gt_sem_seg=PixelData(
-                data=torch.randint(19, (1, height, width), device=device)),
-            metainfo=shape) for _ in range(batch)
+                data=torch.randint(19, (1, height, width), device=device)
+            ),
+            metainfo=shape,
+        )
+        for _ in range(batch)
     ]
     autocast = torch.autocast(
         torch.device(device).type,
         dtype=getattr(torch, dtype),
-        enabled=dtype != 'float32')
+        enabled=dtype != 'float32',
+    )
 
     def run() -> None:
         optimizer.zero_grad()
@@ -128,22 +154,26 @@ def main() -> None:
     case = ('r101', 512, 1024, 2) if on_gpu else ('r50', 256, 512, 2)
     case += (args.device, args.dtype)
     machine = environment(args.device)
-    rows = seconds({name: build(name, *case)
-                    for name in STEPS}, args.repeats, args.device)
+    rows = seconds(
+        {name: build(name, *case) for name in STEPS}, args.repeats, args.device
+    )
     for name, row in rows.items():
         row['peak_memory'] = peak_memory(
             build,
             name,
             *case,
             small=(name, 'r18', 64, 64, 2, args.device, args.dtype),
-            device=args.device)
+            device=args.device,
+        )
         print(
-            name, f'{row["seconds"]:.3f} s {row["peak_memory"] / 1e6:.0f} MB',
-            flush=True)
+            name,
+            f'{row["seconds"]:.3f} s {row["peak_memory"] / 1e6:.0f} MB',
+            flush=True,
+        )
     ratio = {
-        f'{name} / {base}':
-        {key: rows[name][key] / rows[base][key]
-         for key in rows[name]}
+        f'{name} / {base}': {
+            key: rows[name][key] / rows[base][key] for key in rows[name]
+        }
         for name in ('BCKD', 'BCKD + CWD')
         for base in ('CWD of MMRazor', 'teacher forward only')
     }
@@ -158,7 +188,9 @@ def main() -> None:
             dtype=args.dtype,
             repeats=args.repeats,
             rows=rows,
-            ratio=ratio))
+            ratio=ratio,
+        ),
+    )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Time and memory against pixels, ours and the plain version, as a picture."""
+
 import argparse
 import json
 from pathlib import Path
@@ -10,9 +11,12 @@ RESULTS = Path(__file__).resolve().parent / 'results'
 STYLES = dict(
     ours=dict(color='#0072b2', marker='o', label='ours'),
     plain=dict(
-        color='#d55e00', marker='s', linestyle='--', label='plain version'),
+        color='#d55e00', marker='s', linestyle='--', label='plain version'
+    ),
     published=dict(
-        color='#d55e00', marker='s', linestyle='--', label='gather by index'))
+        color='#d55e00', marker='s', linestyle='--', label='gather by index'
+    ),
+)
 
 
 def main() -> None:
@@ -23,20 +27,25 @@ def main() -> None:
     axes = figure.subplots(2, 2)
     relation, boundary = (
         json.loads((RESULTS / f'{name}.json').read_text())['rows']
-        for name in ('context_relation', 'boundary_affinity'))
+        for name in ('context_relation', 'boundary_affinity')
+    )
     boundary = [
-        row for row in boundary
+        row
+        for row in boundary
         if row['source'] == 'semantic' and row['radius'] == 5
     ]
     for row, title, rows in zip(
-            axes, ('context term', 'boundary term, radius 5'),
-        (relation, boundary)):
+        axes, ('context term', 'boundary term, radius 5'), (relation, boundary)
+    ):
         for axis, key, unit, scale in zip(
-                row, ('seconds', 'peak_memory'), ('seconds', 'MB'), (1, 1e6)):
+            row, ('seconds', 'peak_memory'), ('seconds', 'MB'), (1, 1e6)
+        ):
             for name, style in STYLES.items():
                 points = sorted(
                     (r['pixels'], r[name][key] / scale)
-                    for r in rows if name in r)
+                    for r in rows
+                    if name in r
+                )
                 if points:
                     axis.plot(*zip(*points), **style)
             axis.set(
@@ -44,7 +53,8 @@ def main() -> None:
                 yscale='log',
                 xlabel='pixels of the map',
                 ylabel=unit,
-                title=f'{title}: {"time" if scale == 1 else "peak memory"}')
+                title=f'{title}: {"time" if scale == 1 else "peak memory"}',
+            )
             axis.grid(alpha=0.3)
             axis.legend(frameon=False)
     figure.savefig(args.out, dpi=100)

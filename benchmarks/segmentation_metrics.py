@@ -8,6 +8,7 @@ them. Seconds are medians over `--repeats` images, all in one process.
 
 Goal: evaluating 500 images takes no longer than a student's inference.
 """
+
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -31,11 +32,14 @@ from mmbckd.datasets.street_scenes_generator import CLASSES, generate_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = ROOT / 'configs/quickstart/fpn_r18-w16_1xb8-3k_street-scenes-128x256'
-SMALLEST = ROOT / ('configs/quickstart/'
-                   'fpn_r18-w8_1xb8-400_street-scenes-128x256.py')
-STUDENTS = (SMALLEST,
-            'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
-            'mmseg::hrnet/fcn_hr18s_4xb2-80k_cityscapes-512x1024.py')
+SMALLEST = ROOT / (
+    'configs/quickstart/fpn_r18-w8_1xb8-400_street-scenes-128x256.py'
+)
+STUDENTS = (
+    SMALLEST,
+    'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
+    'mmseg::hrnet/fcn_hr18s_4xb2-80k_cityscapes-512x1024.py',
+)
 SIZE, NUM_CLASSES, DATASET = (1024, 2048), 19, 500
 OURS = ('BoundaryIoUMetric', 'ConnectivityMetric')
 
@@ -60,7 +64,8 @@ def packed(image: np.ndarray, labels: np.ndarray) -> dict:
     """A batch of one image, as the test pipeline packs it."""
     shape = image.shape[:2]
     sample = SegDataSample(
-        metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape))
+        metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape)
+    )
     sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels[None]))
     inputs = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     return dict(inputs=[inputs], data_samples=[sample])
@@ -76,17 +81,19 @@ def main() -> None:
     load_checkpoint(teacher, f'{TEACHER}.pth', map_location='cpu')
     students = {
         Path(name).stem: build(
-            get_config(name) if isinstance(name, str) else Config.
-            fromfile(name))
+            get_config(name)
+            if isinstance(name, str)
+            else Config.fromfile(name)
+        )
         for name in STUDENTS
     }
     metrics = {
-        name: METRICS.build(dict(type=name))
-        for name in ('IoUMetric', *OURS)
+        name: METRICS.build(dict(type=name)) for name in ('IoUMetric', *OURS)
     }
     for metric in metrics.values():
         metric.dataset_meta = dict(
-            classes=[f'class {c}' for c in range(NUM_CLASSES)])
+            classes=[f'class {c}' for c in range(NUM_CLASSES)]
+        )
 
     seconds = defaultdict(list)
     for index in range(args.repeats):
@@ -96,7 +103,8 @@ def main() -> None:
             sample = teacher.test_step(batch)[0].to_dict()
             labels = sample['pred_sem_seg']['data'][0].numpy()
             sample['pred_sem_seg']['data'] = torch.from_numpy(
-                more_classes(labels)[None])
+                more_classes(labels)[None]
+            )
             for name, student in students.items():
                 start = time.perf_counter()
                 student.test_step(batch)
@@ -126,13 +134,13 @@ def main() -> None:
             seconds_per_image=per_image,
             seconds_to_summarise_500=summary,
             seconds_for_500=dict(
-                ours=ours,
-                **{s: DATASET * per_image[s]
-                   for s in students}),
+                ours=ours, **{s: DATASET * per_image[s] for s in students}
+            ),
             ratio_to_inference={
-                s: ours / (DATASET * per_image[s])
-                for s in students
-            }))
+                s: ours / (DATASET * per_image[s]) for s in students
+            },
+        ),
+    )
 
 
 if __name__ == '__main__':

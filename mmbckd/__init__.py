@@ -7,6 +7,7 @@ missing or of other versions, that import raises an ImportError which says what
 to install; :mod:`mmbckd.functional`, the mathematics alone, can be imported
 nevertheless.
 """
+
 import importlib
 from typing import NoReturn
 
@@ -22,14 +23,18 @@ mmbckd_compat.install()
 def _problem() -> str | None:
     """What is missing or unsupported, in one sentence, or None."""
     import importlib.metadata
+
     try:
         from packaging.specifiers import SpecifierSet
     except ImportError as error:
-        return (f'mmbckd {__version__} cannot tell which versions it finds '
-                f'({error}): run `make setup` in its source tree, or '
-                '`pip install packaging`.')
+        return (
+            f'mmbckd {__version__} cannot tell which versions it finds '
+            f'({error}): run `make setup` in its source tree, or '
+            '`pip install packaging`.'
+        )
 
     from .version import STACK
+
     wrong = []
     for name, versions in STACK.items():
         try:
@@ -39,30 +44,39 @@ def _problem() -> str | None:
         if not SpecifierSet(versions).contains(found or '0', prereleases=True):
             wrong.append((name + versions, found))
     if wrong:
-        have = ', '.join(f'{found or "nothing"} for {needed}'
-                         for needed, found in wrong)
+        have = ', '.join(
+            f'{found or "nothing"} for {needed}' for needed, found in wrong
+        )
         install = ' '.join(f'"{needed}"' for needed, _ in wrong)
-        return (f'mmbckd {__version__} needs other versions (found {have}): '
-                f'run `make setup` in its source tree, or '
-                f'`pip install {install}`.')
+        return (
+            f'mmbckd {__version__} needs other versions (found {have}): '
+            f'run `make setup` in its source tree, or '
+            f'`pip install {install}`.'
+        )
     try:
         import mmrazor.models  # noqa: F401
     except ImportError as error:
         if (switch := mmbckd_compat.why_not()) is not None:
-            return ('mmrazor cannot be imported on PyTorch 2 without '
-                    f"mmbckd's compat layer, but {switch}")
-        return (f'mmrazor cannot be imported ({error}): run `make setup` in '
-                "mmbckd's source tree, or install the versions that "
-                'requirements/constraints.txt there lists.')
+            return (
+                'mmrazor cannot be imported on PyTorch 2 without '
+                f"mmbckd's compat layer, but {switch}"
+            )
+        return (
+            f'mmrazor cannot be imported ({error}): run `make setup` in '
+            "mmbckd's source tree, or install the versions that "
+            'requirements/constraints.txt there lists.'
+        )
     return None
 
 
 def _asked_for_report() -> bool:
     """Whether this is ``python -m mmbckd``, which explains any problem."""
     import sys
+
     command = sys.orig_argv
     return sys.argv[:1] == ['-m'] and any(
-        pair == ('-m', __name__) for pair in zip(command, command[1:]))
+        pair == ('-m', __name__) for pair in zip(command, command[1:])
+    )
 
 
 def _asked_for_functional() -> bool:

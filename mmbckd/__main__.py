@@ -3,18 +3,27 @@
 Prints the environment, what the compat layer mended and what mmbckd has
 registered. Exits with 1 if mmbckd does not work in this environment.
 """
+
 import importlib.metadata
 import platform
 import sys
-from typing import Iterator
+from collections.abc import Iterator
 
 import mmbckd
 import mmbckd_compat
 
 from .version import STACK
 
-PACKAGES = ('mmbckd', *STACK, 'openmim', 'torchvision', 'numpy',
-            'opencv-python', 'opencv-python-headless', 'setuptools')
+PACKAGES = (
+    'mmbckd',
+    *STACK,
+    'openmim',
+    'torchvision',
+    'numpy',
+    'opencv-python',
+    'opencv-python-headless',
+    'setuptools',
+)
 
 
 def environment() -> Iterator[tuple[str, str]]:
@@ -39,10 +48,13 @@ def devices() -> str:
         import torch
     except ImportError as error:
         return f'unknown: {error}'
-    names = [torch.cuda.get_device_name(i)
-             for i in range(torch.cuda.device_count())]
-    return (f'{", ".join(names) or "no GPU"}, PyTorch built for CUDA '
-            f'{torch.version.cuda}, {torch.get_num_threads()} CPU threads')
+    names = [
+        torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
+    ]
+    return (
+        f'{", ".join(names) or "no GPU"}, PyTorch built for CUDA '
+        f'{torch.version.cuda}, {torch.get_num_threads()} CPU threads'
+    )
 
 
 def mmcv_operators() -> str:
@@ -51,8 +63,10 @@ def mmcv_operators() -> str:
         from mmcv.ops import get_compiler_version, get_compiling_cuda_version
     except ImportError as error:
         return f'missing: {error}'
-    return (f'built with {get_compiler_version()}, CUDA '
-            f'{get_compiling_cuda_version()}')
+    return (
+        f'built with {get_compiler_version()}, CUDA '
+        f'{get_compiling_cuda_version()}'
+    )
 
 
 def registered() -> Iterator[tuple[str, str]]:
@@ -64,15 +78,21 @@ def registered() -> Iterator[tuple[str, str]]:
     from mmengine.registry import Registry
 
     seen = set()  # mmseg and mmdet also name those of mmengine
-    for module in (mmengine.registry, mmrazor.registry, mmseg.registry,
-                   mmdet.registry):
+    for module in (
+        mmengine.registry,
+        mmrazor.registry,
+        mmseg.registry,
+        mmdet.registry,
+    ):
         for name, registry in sorted(vars(module).items()):
             if not isinstance(registry, Registry) or id(registry) in seen:
                 continue
             seen.add(id(registry))
             ours = sorted(
-                key for key, thing in registry.module_dict.items()
-                if thing.__module__.partition('.')[0] == 'mmbckd')
+                key
+                for key, thing in registry.module_dict.items()
+                if thing.__module__.partition('.')[0] == 'mmbckd'
+            )
             if ours:
                 yield f'{registry.scope}.{name}', ', '.join(ours)
 
@@ -90,7 +110,7 @@ def main() -> int:
     table('Environment', environment())
     print('\nMended for mmrazor on PyTorch 2')
     for line in mmbckd_compat.mended() or [
-            f'nothing: {mmbckd_compat.why_not() or "mmrazor is not imported"}'
+        f'nothing: {mmbckd_compat.why_not() or "mmrazor is not imported"}'
     ]:
         print(f'  {line}')
     if mmbckd.problem is not None:

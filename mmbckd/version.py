@@ -4,6 +4,7 @@
 ``mmbckd/__init__.py`` checks :data:`STACK` on import: this is the one place to
 change either. Nothing may be imported here.
 """
+
 __version__ = '0.1.0'
 
 PYTHON = '>=3.10,<3.13'

@@ -1,4 +1,5 @@
 """What the walks over the configs share."""
+
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -14,8 +15,9 @@ def without_downloads_and_prints(monkeypatch) -> None:
     """No weights are downloaded; what is only printed takes half the time."""
     monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
     monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
-    monkeypatch.setattr('mmengine.config.config.FormatCode',
-                        lambda text, **_: (text, False))
+    monkeypatch.setattr(
+        'mmengine.config.config.FormatCode', lambda text, **_: (text, False)
+    )
 
 
 class Witness(Hook):
@@ -25,9 +27,11 @@ class Witness(Hook):
         self.model = runner.model
         self.student = getattr(runner.model, 'architecture', runner.model)
         # Upstream's detectors freeze the stem and the first stage.
-        self.first = next(parameter
-                          for parameter in self.student.backbone.parameters()
-                          if parameter.requires_grad)
+        self.first = next(
+            parameter
+            for parameter in self.student.backbone.parameters()
+            if parameter.requires_grad
+        )
         self._parse_losses = runner.model.parse_losses
         runner.model.parse_losses = self.parse_losses
         runner.optim_wrapper.optimizer.register_step_pre_hook(self.step)
@@ -35,7 +39,8 @@ class Witness(Hook):
     def parse_losses(self, losses: dict) -> tuple:
         self.distilled = {
             name.partition('.')[2]: loss
-            for name, loss in losses.items() if name.startswith('distill.')
+            for name, loss in losses.items()
+            if name.startswith('distill.')
         }
         self.reached = {
             name: torch.autograd.grad(loss, self.first, retain_graph=True)[0]

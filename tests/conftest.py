@@ -20,6 +20,7 @@ def _seeded_mmseg_scope():
 def metafiles_are_read_once():
     """mmengine reads all of upstream's anew for every ``mmseg::`` base."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.utils, 'load',
-                      cache(mmengine.config.utils.load))
+        patch.setattr(
+            mmengine.config.utils, 'load', cache(mmengine.config.utils.load)
+        )
         yield

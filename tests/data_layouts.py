@@ -1,7 +1,7 @@
 """The data sets of the configs in a few small images, laid out on disk as the
 real ones are."""
+
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 from mmseg.datasets import PascalVOCDataset
@@ -30,8 +30,10 @@ def write_voc12aug(root: Path) -> None:
             root / f'{folder}/{name}.png',
             seed,
             classes=21,
-            palette=None if split == 'aug' else
-            PascalVOCDataset.METAINFO['palette'])
+            palette=None
+            if split == 'aug'
+            else PascalVOCDataset.METAINFO['palette'],
+        )
         _text(root / f'ImageSets/Segmentation/{split}.txt', f'{name}\n')
 
 
@@ -39,12 +41,16 @@ def write_cityscapes(root: Path) -> None:
     """Cityscapes after its own scripts made the training ids."""
     names = dict(
         train=('aachen/aachen_000000_000019', 'bochum/bochum_000000_000313'),
-        val=('frankfurt/frankfurt_000000_000294', ))
+        val=('frankfurt/frankfurt_000000_000294',),
+    )
     for split, images in names.items():
         for seed, name in enumerate(images):
             size = (64, 128)
-            _image(root / f'leftImg8bit/{split}/{name}_leftImg8bit.png', seed,
-                   size)
+            _image(
+                root / f'leftImg8bit/{split}/{name}_leftImg8bit.png',
+                seed,
+                size,
+            )
             labels = f'gtFine/{split}/{name}_gtFine'
             _labels(root / f'{labels}_labelTrainIds.png', seed, 19, size)
             _labels(root / f'{labels}_labelIds.png', seed, 34, size)
@@ -52,8 +58,10 @@ def write_cityscapes(root: Path) -> None:
 
 def write_ade20k(root: Path) -> None:
     """The scene parsing benchmark of ADE20K; label 0 is not labelled."""
-    for split, short, number in (('training', 'train', 2), ('validation',
-                                                            'val', 1)):
+    for split, short, number in (
+        ('training', 'train', 2),
+        ('validation', 'val', 1),
+    ):
         for i in range(number):
             name = f'{split}/ADE_{short}_{i + 1:08}'
             _image(root / f'images/{name}.jpg', i)
@@ -70,7 +78,8 @@ def write_coco_stuff10k(root: Path) -> None:
                 root / f'annotations/{split}2014/{name}_labelTrainIds.png',
                 i,
                 classes=172,
-                ignored=0)
+                ignored=0,
+            )
         _text(root / f'imagesLists/{split}.txt', '\n'.join(names))
 
 
@@ -89,17 +98,20 @@ def _image(file: Path, seed: int, size: tuple = (72, 96)) -> None:
     Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(file)
 
 
-def _labels(file: Path,
-            seed: int,
-            classes: int,
-            size: tuple = (72, 96),
-            ignored: int = 255,
-            palette: Optional[list] = None,
-            block: int = 8) -> None:
+def _labels(
+    file: Path,
+    seed: int,
+    classes: int,
+    size: tuple = (72, 96),
+    ignored: int = 255,
+    palette: list | None = None,
+    block: int = 8,
+) -> None:
     """Blocks of random classes; some of them are to be ignored."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, (size[0] // block, size[1] // block),
-                          np.uint8)
+    labels = rng.integers(
+        0, classes, (size[0] // block, size[1] // block), np.uint8
+    )
     labels[0] = ignored
     image = Image.fromarray(labels.repeat(block, 0).repeat(block, 1))
     if palette is not None:

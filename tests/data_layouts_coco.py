@@ -1,4 +1,5 @@
 """COCO 2017 in a few small images, laid out on disk as the real one is."""
+
 import json
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def write_coco(root: Path, train: int, val: int) -> None:
                     id=int(file.stem),
                     file_name=name,
                     height=size[0],
-                    width=size[1]))
+                    width=size[1],
+                )
+            )
             if i == number:
                 continue
             shapes = [_polygon(rng, size) for _ in range(3)]
@@ -42,7 +45,9 @@ def write_coco(root: Path, train: int, val: int) -> None:
                         id=len(annotations) + 1,
                         image_id=int(file.stem),
                         category_id=IDS[rng.integers(len(IDS))],
-                        **shape))
+                        **shape,
+                    )
+                )
         file = root / f'annotations/instances_{split}2017.json'
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(
@@ -55,23 +60,35 @@ def write_coco(root: Path, train: int, val: int) -> None:
                     categories=[
                         dict(id=i, name=name, supercategory='thing')
                         for i, name in zip(IDS, CLASSES)
-                    ])))
+                    ],
+                )
+            )
+        )
 
 
 def _polygon(rng: np.random.Generator, size: tuple) -> dict:
     """A diamond of random size in a random place."""
     height, width = rng.integers(24, 64, 2).tolist()
-    y, x = (int(rng.integers(0, side - extent))
-            for side, extent in zip(size, (height, width)))
+    y, x = (
+        int(rng.integers(0, side - extent))
+        for side, extent in zip(size, (height, width))
+    )
     corners = [
-        x + width / 2, y, x + width, y + height / 2, x + width / 2, y + height,
-        x, y + height / 2
+        x + width / 2,
+        y,
+        x + width,
+        y + height / 2,
+        x + width / 2,
+        y + height,
+        x,
+        y + height / 2,
     ]
     return dict(
         segmentation=[corners],
         bbox=[x, y, width, height],
         area=height * width / 2,
-        iscrowd=0)
+        iscrowd=0,
+    )
 
 
 def _crowd(size: tuple) -> dict:
@@ -81,7 +98,9 @@ def _crowd(size: tuple) -> dict:
     counts = [height - rows, rows] * columns
     return dict(
         segmentation=dict(
-            counts=[*counts, height * (width - columns)], size=[*size]),
+            counts=[*counts, height * (width - columns)], size=[*size]
+        ),
         bbox=[0, height - rows, columns, rows],
         area=rows * columns,
-        iscrowd=1)
+        iscrowd=1,
+    )

@@ -1,4 +1,5 @@
 """Small detectors and batches that the tests share."""
+
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
@@ -15,18 +16,21 @@ def detector(base_channels=8, num_classes=NUM_CLASSES):
         type='RetinaNet',
         _scope_='mmdet',
         data_preprocessor=dict(
-            type='DetDataPreprocessor', pad_mask=True, pad_size_divisor=32),
+            type='DetDataPreprocessor', pad_mask=True, pad_size_divisor=32
+        ),
         backbone=dict(
             type='ResNet',
             depth=18,
             base_channels=base_channels,
-            norm_cfg=dict(type='BN')),
+            norm_cfg=dict(type='BN'),
+        ),
         neck=dict(
             type='FPN',
             in_channels=[base_channels * 2**i for i in range(4)],
             out_channels=16,
             start_level=1,
-            num_outs=3),
+            num_outs=3,
+        ),
         bbox_head=dict(
             type='RetinaHead',
             num_classes=num_classes,
@@ -37,21 +41,27 @@ def detector(base_channels=8, num_classes=NUM_CLASSES):
                 type='AnchorGenerator',
                 scales=[4],
                 ratios=[1.0],
-                strides=[8, 16, 32]),
-            bbox_coder=dict(type='DeltaXYWHBBoxCoder')),
+                strides=[8, 16, 32],
+            ),
+            bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+        ),
         train_cfg=dict(
             assigner=dict(
                 type='MaxIoUAssigner',
                 pos_iou_thr=0.5,
                 neg_iou_thr=0.4,
-                ignore_iof_thr=-1),
+                ignore_iof_thr=-1,
+            ),
             allowed_border=-1,
-            pos_weight=-1),
+            pos_weight=-1,
+        ),
         test_cfg=dict(
             nms_pre=100,
             score_thr=0.0,
             nms=dict(type='nms', iou_threshold=0.5),
-            max_per_img=10))
+            max_per_img=10,
+        ),
+    )
 
 
 def sample(masks, labels=None, shape=None, ignored=()):
@@ -59,20 +69,29 @@ def sample(masks, labels=None, shape=None, ignored=()):
     masks."""
     shape = tuple(shape or masks[0].shape)
     data_sample = DetDataSample(
-        metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1., 1.)))
-    for name, group in (('gt_instances', masks), ('ignored_instances',
-                                                  ignored)):
+        metainfo=dict(
+            img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)
+        )
+    )
+    for name, group in (
+        ('gt_instances', masks),
+        ('ignored_instances', ignored),
+    ):
         bitmaps = BitmapMasks([np.asarray(m, np.uint8) for m in group], *shape)
-        data_sample.set_data({
-            name:
-            InstanceData(
-                masks=bitmaps,
-                bboxes=bitmaps.get_bboxes('hbox').tensor,
-                labels=torch.tensor(
-                    labels if labels is not None and name == 'gt_instances'
-                    else [0] * len(group),
-                    dtype=torch.long))
-        })
+        data_sample.set_data(
+            {
+                name: InstanceData(
+                    masks=bitmaps,
+                    bboxes=bitmaps.get_bboxes('hbox').tensor,
+                    labels=torch.tensor(
+                        labels
+                        if labels is not None and name == 'gt_instances'
+                        else [0] * len(group),
+                        dtype=torch.long,
+                    ),
+                )
+            }
+        )
     return data_sample
 
 

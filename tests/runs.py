@@ -1,4 +1,5 @@
 """Runs of a few iterations on images of noise, which the tests share."""
+
 import mmcv
 import numpy as np
 from mmengine.config import Config
@@ -13,10 +14,12 @@ def write_images(root, count=4, side=32, labels=5):
     for i in range(count):
         mmcv.imwrite(
             rng.integers(0, 256, (side, side, 3), dtype=np.uint8),
-            str(root / 'img' / f'{i}.jpg'))
+            str(root / 'img' / f'{i}.jpg'),
+        )
         mmcv.imwrite(
             rng.integers(0, labels, (side, side), dtype=np.uint8),
-            str(root / 'ann' / f'{i}.png'))
+            str(root / 'ann' / f'{i}.png'),
+        )
 
 
 def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
@@ -24,7 +27,7 @@ def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
     pipeline = [
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations'),
-        dict(type='PackSegInputs')
+        dict(type='PackSegInputs'),
     ]
     loader = dict(
         batch_size=2,
@@ -35,7 +38,9 @@ def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
             data_root=str(tmp_path),
             data_prefix=dict(img_path='img', seg_map_path='ann'),
             metainfo=dict(classes=classes),
-            pipeline=pipeline))
+            pipeline=pipeline,
+        ),
+    )
     student = cnn_segmentor(base_channels=4)
     student['data_preprocessor']['size'] = (32, 32)
     student['data_preprocessor']['seg_pad_val'] = 255
@@ -45,8 +50,9 @@ def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
         teacher=cnn_segmentor(base_channels=8),
         distiller=dict(
             type='BCKDDistiller',
-            boundary=dict(student='backbone',
-                          teacher='decode_head.conv_seg')))
+            boundary=dict(student='backbone', teacher='decode_head.conv_seg'),
+        ),
+    )
     cfg = dict(
         default_scope='mmseg',
         work_dir=str(tmp_path / 'work_dir'),
@@ -56,13 +62,14 @@ def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
         val_dataloader=dict(
             loader,
             batch_size=1,
-            sampler=dict(type='DefaultSampler', shuffle=False)),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
         val_evaluator=dict(type='IoUMetric'),
-        train_cfg=dict(
-            type='IterBasedTrainLoop', max_iters=4, val_interval=2),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2),
         val_cfg=dict(type='ValLoop'),
         optim_wrapper=dict(
-            type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01)),
+            type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01)
+        ),
         default_hooks=dict(
             logger=dict(type='LoggerHook', log_metric_by_epoch=False),
             checkpoint=dict(
@@ -70,14 +77,17 @@ def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
                 by_epoch=False,
                 interval=1,
                 max_keep_ckpts=2,
-                save_best='mIoU')),
+                save_best='mIoU',
+            ),
+        ),
         custom_hooks=[
             dict(type='DataCheckHook'),
             dict(type='IterationSeedHook'),
-            dict(type='StudentCheckpointHook')
+            dict(type='StudentCheckpointHook'),
         ],
         log_processor=dict(by_epoch=False),
-        randomness=dict(seed=0))
+        randomness=dict(seed=0),
+    )
     cfg.update(kwargs)
     return Config(cfg)
 

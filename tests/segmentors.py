@@ -1,4 +1,5 @@
 """Small segmentors and batches that the tests share."""
+
 import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -18,12 +19,14 @@ def cnn_segmentor(base_channels=8, num_classes=NUM_CLASSES, dropout=0.1):
             depth=18,
             base_channels=base_channels,
             out_indices=(0, 1, 2, 3),
-            norm_cfg=norm_cfg),
+            norm_cfg=norm_cfg,
+        ),
         neck=dict(
             type='FPN',
             in_channels=[base_channels * 2**i for i in range(4)],
             out_channels=16,
-            num_outs=4),
+            num_outs=4,
+        ),
         decode_head=dict(
             type='FPNHead',
             in_channels=[16] * 4,
@@ -34,9 +37,11 @@ def cnn_segmentor(base_channels=8, num_classes=NUM_CLASSES, dropout=0.1):
             num_classes=num_classes,
             norm_cfg=norm_cfg,
             align_corners=False,
-            loss_decode=dict(type='CrossEntropyLoss')),
+            loss_decode=dict(type='CrossEntropyLoss'),
+        ),
         train_cfg=dict(),
-        test_cfg=dict(mode='whole'))
+        test_cfg=dict(mode='whole'),
+    )
 
 
 def transformer_segmentor(num_classes=NUM_CLASSES):
@@ -50,7 +55,8 @@ def transformer_segmentor(num_classes=NUM_CLASSES):
             embed_dims=8,
             num_layers=[1, 1, 1, 1],
             num_heads=[1, 2, 5, 8],
-            drop_path_rate=0.5),
+            drop_path_rate=0.5,
+        ),
         decode_head=dict(
             type='SegformerHead',
             in_channels=[8, 16, 40, 64],
@@ -60,9 +66,11 @@ def transformer_segmentor(num_classes=NUM_CLASSES):
             num_classes=num_classes,
             norm_cfg=dict(type='BN'),
             align_corners=False,
-            loss_decode=dict(type='CrossEntropyLoss')),
+            loss_decode=dict(type='CrossEntropyLoss'),
+        ),
         train_cfg=dict(),
-        test_cfg=dict(mode='whole'))
+        test_cfg=dict(mode='whole'),
+    )
 
 
 def dilated_segmentor(num_classes=NUM_CLASSES):
@@ -75,10 +83,11 @@ def dilated_segmentor(num_classes=NUM_CLASSES):
             type='ResNetV1c',
             depth=18,
             base_channels=8,
-            out_indices=(3, ),
+            out_indices=(3,),
             strides=(1, 2, 1, 1),
             dilations=(1, 1, 2, 4),
-            norm_cfg=dict(type='BN')),
+            norm_cfg=dict(type='BN'),
+        ),
         decode_head=dict(
             type='FCNHead',
             in_channels=64,
@@ -89,9 +98,11 @@ def dilated_segmentor(num_classes=NUM_CLASSES):
             num_classes=num_classes,
             norm_cfg=dict(type='BN'),
             align_corners=False,
-            loss_decode=dict(type='CrossEntropyLoss')),
+            loss_decode=dict(type='CrossEntropyLoss'),
+        ),
         train_cfg=dict(),
-        test_cfg=dict(mode='whole'))
+        test_cfg=dict(mode='whole'),
+    )
 
 
 def batch(size=2, side=64, num_classes=NUM_CLASSES):
@@ -100,10 +111,14 @@ def batch(size=2, side=64, num_classes=NUM_CLASSES):
     samples = [
         SegDataSample(
             gt_sem_seg=PixelData(
-                data=torch.randint(0, num_classes, (1, side, side))),
+                data=torch.randint(0, num_classes, (1, side, side))
+            ),
             metainfo=dict(
                 img_shape=(side, side),
                 ori_shape=(side, side),
-                pad_shape=(side, side))) for _ in range(size)
+                pad_shape=(side, side),
+            ),
+        )
+        for _ in range(size)
     ]
     return images, samples

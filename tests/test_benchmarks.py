@@ -1,4 +1,5 @@
 """The benchmarks measure what they say."""
+
 import importlib
 import json
 import sys
@@ -19,6 +20,7 @@ MIB = 2**20
 def measure(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'benchmarks')
     import _measure
+
     return _measure
 
 
@@ -39,22 +41,26 @@ def fail(num_bytes):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_peak_memory_is_that_of_the_temporary_buffers(measure):
-    found = measure.peak_memory(allocate, 100 * MIB, small=(MIB, ))
+    found = measure.peak_memory(allocate, 100 * MIB, small=(MIB,))
     assert found == pytest.approx(100 * MIB, rel=0.02)
 
 
 def test_a_run_that_dies_is_named(measure):
     with pytest.raises(RuntimeError, match=r'fail\(8,\) ended'):
-        measure.peak_memory(fail, 8, small=(8, ))
+        measure.peak_memory(fail, 8, small=(8,))
 
 
 def test_runs_take_turns_and_the_first_turn_does_not_count(
-        measure, monkeypatch):
+    measure, monkeypatch
+):
     clock, calls = [0.0], []
     monkeypatch.setattr(
-        measure, 'time',
+        measure,
+        'time',
         SimpleNamespace(
-            perf_counter=lambda: clock[0], process_time=lambda: clock[0] / 2))
+            perf_counter=lambda: clock[0], process_time=lambda: clock[0] / 2
+        ),
+    )
 
     def run(name, durations):
         calls.append(name)
@@ -62,12 +68,11 @@ def test_runs_take_turns_and_the_first_turn_does_not_count(
 
     a, b = iter([64.0, 1.0, 4.0, 2.0]), iter([64.0, 8.0, 8.0, 16.0])
     found = measure.seconds(
-        dict(a=lambda: run('a', a), b=lambda: run('b', b)), repeats=3)
+        dict(a=lambda: run('a', a), b=lambda: run('b', b)), repeats=3
+    )
     assert calls == ['a', 'b'] * 4
-    assert found['a'] == dict(
-        seconds=2, fastest=1, slowest=4, cpu_seconds=1)
-    assert found['b'] == dict(
-        seconds=8, fastest=8, slowest=16, cpu_seconds=4)
+    assert found['a'] == dict(seconds=2, fastest=1, slowest=4, cpu_seconds=1)
+    assert found['b'] == dict(seconds=8, fastest=8, slowest=16, cpu_seconds=4)
 
 
 @pytest.fixture
@@ -79,21 +84,35 @@ def test_plain_relation_is_what_ours_is_compared_with(context_relation):
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 1, 8, 5, 6, generator=generator)
     torch.testing.assert_close(
-        context_relation.plain(student, teacher),
-        relation_kl(student, teacher))
+        context_relation.plain(student, teacher), relation_kl(student, teacher)
+    )
 
 
 def test_context_relation_writes_seconds_memory_and_ratios(
-        context_relation, monkeypatch, tmp_path):
-    monkeypatch.setattr(context_relation, 'peak_memory', lambda _, name, *args,
-                        **kwargs: dict(plain=200, ours=30)[name])
+    context_relation, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(
+        context_relation,
+        'peak_memory',
+        lambda _, name, *args, **kwargs: dict(plain=200, ours=30)[name],
+    )
     monkeypatch.setattr(context_relation, 'matmul_rate', lambda *args: 1e9)
     monkeypatch.setattr(context_relation, 'PLAIN_LIMIT', 5 * 4 * 100**2)
     out = tmp_path / 'folder' / 'out.json'
-    monkeypatch.setattr(sys, 'argv', [
-        'context_relation.py', '--out',
-        str(out), '--sizes', '8x9', '16x32', '--repeats', '1'
-    ])
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        [
+            'context_relation.py',
+            '--out',
+            str(out),
+            '--sizes',
+            '8x9',
+            '16x32',
+            '--repeats',
+            '1',
+        ],
+    )
     context_relation.main()
     found = json.loads(out.read_text())
     assert found['environment']['torch'] == version('torch')
@@ -101,7 +120,9 @@ def test_context_relation_writes_seconds_memory_and_ratios(
     assert (small['pixels'], large['pixels']) == (72, 512)
     assert small['ratio']['peak_memory'] == 0.15
     assert small['ratio']['seconds'] == (
-        small['ours']['seconds'] / small['plain']['seconds'])
+        small['ours']['seconds'] / small['plain']['seconds']
+    )
     assert 'plain' not in large  # too large for it
     assert large['ours']['share_of_matmul_rate'] == pytest.approx(
-        512**2 * (4 * 128 + 2 * 512) / large['ours']['seconds'] / 1e9)
+        512**2 * (4 * 128 + 2 * 512) / large['ours']['seconds'] / 1e9
+    )

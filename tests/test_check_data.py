@@ -1,5 +1,6 @@
 """The check of data sets finds what is missing, mislaid or broken in each, and
 nothing in data as they should be."""
+
 import importlib.util
 import json
 import shutil
@@ -22,7 +23,7 @@ CONFIGS = {
     'cityscapes': 'mmseg::_base_/datasets/cityscapes.py',
     'ade': 'mmseg::_base_/datasets/ade20k.py',
     'coco_stuff10k': 'mmseg::_base_/datasets/coco-stuff10k.py',
-    'coco': 'mmdet::_base_/datasets/coco_instance.py'
+    'coco': 'mmdet::_base_/datasets/coco_instance.py',
 }
 VOC = Path('data/VOCdevkit/VOC2012')
 ADE = Path('data/ade/ADEChallengeData2016')
@@ -69,7 +70,8 @@ def check(here, configs):
         cfg = Config.fromfile(configs[name])
         cfg.merge_from_dict(changes)
         return [
-            problem for report in checks.check_config(cfg, num_samples)
+            problem
+            for report in checks.check_config(cfg, num_samples)
             for problem in report.problems
         ]
 
@@ -106,7 +108,8 @@ def only(problems):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_good_layout_is_ready_with_a_warning_of_its_few_images(
-        here, configs, name, monkeypatch, capsys):
+    here, configs, name, monkeypatch, capsys
+):
     assert run_tool(monkeypatch, configs[name]) == 0
     printed = capsys.readouterr().out
     assert printed.rstrip().endswith('ready')
@@ -115,7 +118,8 @@ def test_good_layout_is_ready_with_a_warning_of_its_few_images(
         coco='118,287')[name]  # yapf: disable
     assert f'warning: Expected {number} images' in printed
     assert ('117,266 of the images to have annotations' in printed) == (
-        name == 'coco')
+        name == 'coco'
+    )
 
 
 def test_known_numbers_of_voc_are_those_of_its_augmented_training_set():
@@ -125,34 +129,44 @@ def test_known_numbers_of_voc_are_those_of_its_augmented_training_set():
 
 
 def test_configs_of_the_package_are_checked_as_they_are(
-        here, monkeypatch, capsys):
-    for name in ('mmseg/pspnet_r101_pspnet_r18/bckd_*_voc12aug-*',
-                 'mmseg/fpn_r50_fpn_r18/bckd_*_camvid-*',
-                 'mmdet/mask-rcnn_r18_mask-rcnn_r18-w16/bckd_*_camvid-*',
-                 'mmdet/retinanet_r101_retinanet_r50/bckd_*_coco'):
+    here, monkeypatch, capsys
+):
+    for name in (
+        'mmseg/pspnet_r101_pspnet_r18/bckd_*_voc12aug-*',
+        'mmseg/fpn_r50_fpn_r18/bckd_*_camvid-*',
+        'mmdet/mask-rcnn_r18_mask-rcnn_r18-w16/bckd_*_camvid-*',
+        'mmdet/retinanet_r101_retinanet_r50/bckd_*_coco',
+    ):
         path = next((ROOT / 'configs').glob(f'{name}.py'))
         monkeypatch.delenv('MMBCKD_CAMVID', raising=False)
         assert run_tool(monkeypatch, path) == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name', [
-    'mmseg/fpn_r50_fpn_r18/bckd_*_camvid-*',
-    'mmdet/mask-rcnn_r18_mask-rcnn_r18-w16/bckd_*_camvid-*'
-])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmseg/fpn_r50_fpn_r18/bckd_*_camvid-*',
+        'mmdet/mask-rcnn_r18_mask-rcnn_r18-w16/bckd_*_camvid-*',
+    ],
+)
 def test_our_data_sets_say_themselves_where_they_should_lie(
-        tmp_path, monkeypatch, capsys, name):
+    tmp_path, monkeypatch, capsys, name
+):
     path = next((ROOT / 'configs').glob(f'{name}.py'))
     monkeypatch.delenv('MMBCKD_CAMVID', raising=False)
     monkeypatch.chdir(tmp_path)
     assert run_tool(monkeypatch, path) == 1
     assert 'Set the environment variable MMBCKD_CAMVID' in (
-        capsys.readouterr().out)
+        capsys.readouterr().out
+    )
 
 
 def test_val_and_test_of_one_data_set_are_checked_once(here, configs):
     reports = checks.check_config(Config.fromfile(configs['cityscapes']))
-    assert [report.title.partition(':')[0]
-            for report in reports] == ['train', 'val, test']
+    assert [report.title.partition(':')[0] for report in reports] == [
+        'train',
+        'val, test',
+    ]
 
 
 def test_repeated_data_set_is_checked_inside(check, configs):
@@ -172,7 +186,8 @@ def test_folder_that_is_not_there_is_said_once_with_what_to_unpack(check):
         cityscapes='leftImg8bit_trainvaltest.zip',
         ade='ADEChallengeData2016.zip',
         coco_stuff10k='coco_stuff10k.py',
-        coco='annotations_trainval2017.zip')
+        coco='annotations_trainval2017.zip',
+    )
     shutil.rmtree('data')
     for name, archive in archives.items():
         problem = check(name)[0]
@@ -180,13 +195,17 @@ def test_folder_that_is_not_there_is_said_once_with_what_to_unpack(check):
         assert str(Path.cwd()) in problem
 
 
-@pytest.mark.parametrize('name, root, mislaid',
-                         [('voc', VOC, 'data/VOC2012'),
-                          ('voc', VOC, 'data/VOCdevkit/x/VOC2012'),
-                          ('ade', ADE, 'data/ADEChallengeData2016'),
-                          ('cityscapes', CITYSCAPES, 'data/Cityscapes'),
-                          ('coco_stuff10k', STUFF, 'data/stuff/coco_stuff10k'),
-                          ('coco', COCO, 'data/coco2017')])
+@pytest.mark.parametrize(
+    'name, root, mislaid',
+    [
+        ('voc', VOC, 'data/VOC2012'),
+        ('voc', VOC, 'data/VOCdevkit/x/VOC2012'),
+        ('ade', ADE, 'data/ADEChallengeData2016'),
+        ('cityscapes', CITYSCAPES, 'data/Cityscapes'),
+        ('coco_stuff10k', STUFF, 'data/stuff/coco_stuff10k'),
+        ('coco', COCO, 'data/coco2017'),
+    ],
+)
 def test_mislaid_root_is_found(check, name, root, mislaid):
     move(root, 'elsewhere')
     move('elsewhere', mislaid)
@@ -209,20 +228,25 @@ def test_folder_nested_in_one_of_its_name_is_found(check):
 def test_content_beside_its_folder_is_found(check):
     move(ADE / 'images', 'data/ade/images')
     move(ADE / 'annotations', 'data/ade/annotations')
-    assert (f'Move or link images/training, annotations/training from data/ade'
-            f' to {ADE}.') in check('ade')[0]
+    assert (
+        f'Move or link images/training, annotations/training from data/ade'
+        f' to {ADE}.'
+    ) in check('ade')[0]
 
 
 def test_current_directory_that_is_the_data_set_is_found(check, monkeypatch):
     monkeypatch.chdir(ADE)
-    assert (f'Move or link images/training, annotations/training from . to '
-            f'{ADE}.') in check('ade')[0]
+    assert (
+        f'Move or link images/training, annotations/training from . to {ADE}.'
+    ) in check('ade')[0]
 
 
 def test_folders_that_stayed_in_those_of_their_archives_are_found(check):
     move(CITYSCAPES / 'gtFine', CITYSCAPES / 'gtFine_trainvaltest/gtFine')
-    assert 'link gtFine/train from data/cityscapes/gtFine_trainvaltest to' \
+    assert (
+        'link gtFine/train from data/cityscapes/gtFine_trainvaltest to'
         in check('cityscapes')[0]
+    )
 
 
 def test_voc_without_its_augmentation_names_the_converter(check):
@@ -238,9 +262,12 @@ def test_cityscapes_without_training_ids_names_what_makes_them(check):
         file.unlink()
     train, val = check('cityscapes')
     assert '2 are missing' in train and '1 are missing' in val
-    for word in ('aachen_000000_000019_gtFine_labelIds.png instead',
-                 'CITYSCAPES_DATASET=data/cityscapes csCreateTrainIdLabelImgs',
-                 'createTrainIdLabelImgs', 'cityscapes.py data/cityscapes'):
+    for word in (
+        'aachen_000000_000019_gtFine_labelIds.png instead',
+        'CITYSCAPES_DATASET=data/cityscapes csCreateTrainIdLabelImgs',
+        'createTrainIdLabelImgs',
+        'cityscapes.py data/cityscapes',
+    ):
         assert word in train
 
 
@@ -286,7 +313,8 @@ def test_coco_images_in_a_folder_of_the_same_name_are_found(check):
 
 def test_annotation_file_of_the_evaluator_is_checked(check):
     problem = only(
-        check('coco', val_evaluator=dict(ann_file='data/coco/other.json')))
+        check('coco', val_evaluator=dict(ann_file='data/coco/other.json'))
+    )
     assert 'data/coco/other.json for CocoMetric' in problem
 
 
@@ -294,14 +322,16 @@ def test_split_file_that_names_other_images(check):
     with open(VOC / 'ImageSets/Segmentation/val.txt', 'a') as file:
         file.write('2007_999999\n2007_000033.jpg\n')
     images, maps = check('voc')
-    assert '3 entries of data/VOCdevkit/VOC2012/ImageSets/Segmentation/' \
+    assert (
+        '3 entries of data/VOCdevkit/VOC2012/ImageSets/Segmentation/'
         'val.txt' in images
+    )
     assert '2 are missing' in images and '2007_999999.jpg' in images
     assert '2007_999999.png' in maps
 
 
 def test_empty_folder_and_other_suffix_say_what_is_there(check):
-    file, = (ADE / 'images/validation').iterdir()
+    (file,) = (ADE / 'images/validation').iterdir()
     move(file, file.with_suffix('.JPEG'))
     problem = check('ade')[0]
     assert '*.jpg' in problem and 'ADE_val_00000001.JPEG' in problem
@@ -321,19 +351,27 @@ def test_image_without_label_map_and_label_map_without_image(check):
 # What is broken
 
 FILES = {
-    'voc': (VOC / 'JPEGImages/2008_000002.jpg',
-            VOC / 'SegmentationClassAug/2008_000002.png'),
-    'cityscapes':
-    (CITYSCAPES /
-     'leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png',
-     CITYSCAPES /
-     'gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png'),
-    'ade': (ADE / 'images/training/ADE_train_00000002.jpg',
-            ADE / 'annotations/training/ADE_train_00000002.png'),
-    'coco_stuff10k':
-    (STUFF / 'images/train2014/COCO_train2014_000000000077.jpg', STUFF /
-     'annotations/train2014/COCO_train2014_000000000077_labelTrainIds.png'),
-    'coco': (COCO / 'train2017/000000001001.jpg', )
+    'voc': (
+        VOC / 'JPEGImages/2008_000002.jpg',
+        VOC / 'SegmentationClassAug/2008_000002.png',
+    ),
+    'cityscapes': (
+        CITYSCAPES
+        / 'leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png',
+        CITYSCAPES
+        / 'gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png',
+    ),
+    'ade': (
+        ADE / 'images/training/ADE_train_00000002.jpg',
+        ADE / 'annotations/training/ADE_train_00000002.png',
+    ),
+    'coco_stuff10k': (
+        STUFF / 'images/train2014/COCO_train2014_000000000077.jpg',
+        STUFF
+        / 'annotations/train2014'
+        / 'COCO_train2014_000000000077_labelTrainIds.png',
+    ),
+    'coco': (COCO / 'train2017/000000001001.jpg',),
 }
 CLASSES = dict(voc=21, cityscapes=19, ade=150, coco_stuff10k=171)
 
@@ -343,7 +381,7 @@ CLASSES = dict(voc=21, cityscapes=19, ade=150, coco_stuff10k=171)
 def test_file_that_is_cut_off_is_named(check, name, size):
     for file in FILES[name]:
         whole = file.read_bytes()
-        file.write_bytes(whole[:int(len(whole) * size)])
+        file.write_bytes(whole[: int(len(whole) * size)])
         problem = only(check(name))
         assert f'Expected {file} to be readable' in problem
         file.write_bytes(whole)
@@ -379,7 +417,7 @@ def test_label_map_of_another_size_or_in_colours_is_named(check, name):
 
 
 def test_image_that_is_not_of_the_size_that_coco_says_is_named(check):
-    file, = FILES['coco']
+    (file,) = FILES['coco']
     Image.new('RGB', (128, 48)).save(file)
     problem = only(check('coco'))
     assert f'{file} to be of height and width (96, 128)' in problem
@@ -414,14 +452,21 @@ def test_samples_are_spread_evenly_and_limited(here, configs, monkeypatch):
         for kind, suffix in (('images', 'jpg'), ('annotations', 'png')):
             name = f'training/ADE_train_{1:08}.{suffix}'
             shutil.copy(
-                ADE / kind / name, ADE / kind /
-                name.replace('1.', f'{i:02}.').replace('0000000', '000000', 1))
+                ADE / kind / name,
+                ADE
+                / kind
+                / name.replace('1.', f'{i:02}.').replace(
+                    '0000000', '000000', 1
+                ),
+            )
     assert len(list(folder.iterdir())) == 11
     opened = []
     size = checks._image_size
     monkeypatch.setattr(
-        checks, '_image_size',
-        lambda file: opened.append(Path(file).stem[-2:]) or size(file))
+        checks,
+        '_image_size',
+        lambda file: opened.append(Path(file).stem[-2:]) or size(file),
+    )
     report = checks.check_config(Config.fromfile(configs['ade']), 3)[0]
     assert not report.problems and report.facts[-1] == 'opened: 3'
     assert opened[:3] == ['01', '06', '11']
@@ -449,8 +494,9 @@ def test_tool_ends_with_one_and_a_list(here, configs, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('name, root', [('coco', COCO), ('voc', VOC)])
-def test_other_data_root_is_checked(here, configs, name, root, monkeypatch,
-                                    capsys):
+def test_other_data_root_is_checked(
+    here, configs, name, root, monkeypatch, capsys
+):
     move(root, 'mine')
     assert run_tool(monkeypatch, configs[name]) == 1
     capsys.readouterr()

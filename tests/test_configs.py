@@ -4,11 +4,11 @@ metafile.
 
 ``-k voc12aug`` and the like run a part of the walk.
 """
+
 import gc
 import re
 from functools import cache
 from pathlib import Path
-from typing import Optional
 
 import mmrazor
 import mmseg
@@ -26,8 +26,10 @@ pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
-    path for folder in ('quickstart', 'mmseg')
-    for path in (ROOT / 'configs' / folder).rglob('*.py'))
+    path
+    for folder in ('quickstart', 'mmseg')
+    for path in (ROOT / 'configs' / folder).rglob('*.py')
+)
 MMSEG = Path(mmseg.__file__).parent / '.mim' / 'configs'
 MMRAZOR = Path(mmrazor.__file__).parent / '.mim' / 'configs'
 
@@ -39,21 +41,28 @@ TERMS = {
     'bckd-cd': {'loss_cd'},
     'bckd-cwd': {'loss_bd', 'loss_cd', 'loss_cwd'},
     'cwd': {'loss_cwd'},
-    'kd': {'loss_kd'}
+    'kd': {'loss_kd'},
 }
 # The zoo: teacher and student, and the schedules of the four data sets.
-PAIRS = [('pspnet_r101-d8', 'pspnet_r18-d8'),
-         ('deeplabv3_r101-d8', 'deeplabv3_r18-d8'),
-         ('deeplabv3plus_r101-d8', 'deeplabv3plus_r18-d8'),
-         ('deeplabv3plus_r101-d8', 'mobilenet-v2-d8_deeplabv3plus'),
-         ('fcn_hr48', 'fcn_hr18s'), ('segformer_mit-b4', 'segformer_mit-b0')]
+PAIRS = [
+    ('pspnet_r101-d8', 'pspnet_r18-d8'),
+    ('deeplabv3_r101-d8', 'deeplabv3_r18-d8'),
+    ('deeplabv3plus_r101-d8', 'deeplabv3plus_r18-d8'),
+    ('deeplabv3plus_r101-d8', 'mobilenet-v2-d8_deeplabv3plus'),
+    ('fcn_hr48', 'fcn_hr18s'),
+    ('segformer_mit-b4', 'segformer_mit-b0'),
+]
 SCHEDULES = [
-    '4xb4-40k_voc12aug-512x512', '4xb2-80k_cityscapes-512x1024',
-    '4xb4-160k_ade20k-512x512', '4xb4-40k_coco-stuff10k-512x512'
+    '4xb4-40k_voc12aug-512x512',
+    '4xb2-80k_cityscapes-512x1024',
+    '4xb4-160k_ade20k-512x512',
+    '4xb4-40k_coco-stuff10k-512x512',
 ]
 SEGFORMER_SCHEDULES = [
-    '8xb2-40k_voc12aug-512x512', '8xb1-160k_cityscapes-1024x1024',
-    '8xb2-160k_ade20k-512x512', '8xb2-40k_coco-stuff10k-512x512'
+    '8xb2-40k_voc12aug-512x512',
+    '8xb1-160k_cityscapes-1024x1024',
+    '8xb2-160k_ade20k-512x512',
+    '8xb2-40k_coco-stuff10k-512x512',
 ]
 ZOO_DATASETS = ('voc12aug', 'cityscapes', 'ade20k', 'coco-stuff10k')
 DATASETS = {
@@ -62,7 +71,7 @@ DATASETS = {
     'ade20k': ('ADE20KDataset', 'ADE20K'),
     'coco-stuff10k': ('COCOStuffDataset', 'COCO-Stuff 10k'),
     'camvid': ('CamVidDataset', 'CamVid'),
-    'street-scenes': ('StreetScenesDataset', 'Street Scenes')
+    'street-scenes': ('StreetScenesDataset', 'Street Scenes'),
 }
 
 
@@ -92,7 +101,7 @@ def file_of(name: str) -> Path:
 metafile = cache(load)
 
 
-def upstream(stem: str) -> Optional[Path]:
+def upstream(stem: str) -> Path | None:
     """MMSegmentation's config of this name."""
     return next(MMSEG.rglob(f'{stem}.py'), None)
 
@@ -106,7 +115,8 @@ def plain(node, dropped: tuple = ()):
         return node
     return {
         key: plain(child, dropped)
-        for key, child in node.items() if key not in ('_scope_', *dropped)
+        for key, child in node.items()
+        if key not in ('_scope_', *dropped)
     }
 
 
@@ -139,8 +149,10 @@ def one_small_step(path: Path, work_dir: Path) -> Config:
     """A config to run for one iteration on a CPU, with small pictures."""
     cfg = Config.fromfile(path)
     parts = [
-        cfg.model, cfg.data_preprocessor, cfg.train_dataloader,
-        cfg.val_dataloader
+        cfg.model,
+        cfg.data_preprocessor,
+        cfg.train_dataloader,
+        cfg.val_dataloader,
     ]
     smaller(parts, factor=min(cfg.data_preprocessor.size) // 64)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
@@ -194,12 +206,13 @@ def test_config_has_the_hooks_and_metrics_of_all(path):
     cfg = config(path)
     assert 'mmbckd' in cfg.custom_imports.imports
     assert {'DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook'} <= {
-        hook['type']
-        for hook in cfg.custom_hooks
+        hook['type'] for hook in cfg.custom_hooks
     }
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         assert [metric['type'] for metric in evaluator] == [
-            'IoUMetric', 'BoundaryIoUMetric', 'ConnectivityMetric'
+            'IoUMetric',
+            'BoundaryIoUMetric',
+            'ConnectivityMetric',
         ]
 
 
@@ -207,15 +220,19 @@ def test_config_has_the_hooks_and_metrics_of_all(path):
 def test_name_says_batch_schedule_data_and_crop(path):
     cfg = config(path)
     batch, iters, kilo, name, height, width = re.fullmatch(
-        r'.*_\dxb(\d+)-([\d.]+)(k?)_([\w-]+)-(\d+)x(\d+)', path.stem).groups()
+        r'.*_\dxb(\d+)-([\d.]+)(k?)_([\w-]+)-(\d+)x(\d+)', path.stem
+    ).groups()
     assert cfg.train_dataloader.batch_size == int(batch)
     iters = int(float(iters) * (1000 if kilo else 1))
     assert cfg.train_cfg.max_iters == iters == cfg.param_scheduler[-1]['end']
     crop = (int(height), int(width))
     assert tuple(cfg.data_preprocessor.size) == crop
     train = cfg.train_dataloader.dataset
-    for dataset in (*train.get('datasets', [train]),
-                    cfg.val_dataloader.dataset, cfg.test_dataloader.dataset):
+    for dataset in (
+        *train.get('datasets', [train]),
+        cfg.val_dataloader.dataset,
+        cfg.test_dataloader.dataset,
+    ):
         assert dataset.type == DATASETS[name][0]
         for transform in dataset.pipeline:
             if transform['type'] == 'RandomCrop':
@@ -245,16 +262,23 @@ def test_teacher_is_the_one_of_its_checkpoint_and_fits_the_student(path):
 
     for key in ('mean', 'std', 'bgr_to_rgb'):
         assert teacher.data_preprocessor[key] == cfg.data_preprocessor[key]
-    assert (teacher.model.decode_head.num_classes ==
-            cfg.model.architecture.decode_head.num_classes)
-    assert (teacher.val_dataloader.dataset.type ==
-            cfg.val_dataloader.dataset.type)
+    assert (
+        teacher.model.decode_head.num_classes
+        == cfg.model.architecture.decode_head.num_classes
+    )
+    assert (
+        teacher.val_dataloader.dataset.type == cfg.val_dataloader.dataset.type
+    )
 
 
-@each([
-    path for path in CONFIGS if not terms(path)
-    and any(f'_{name}-' in path.stem for name in ZOO_DATASETS)
-])
+@each(
+    [
+        path
+        for path in CONFIGS
+        if not terms(path)
+        and any(f'_{name}-' in path.stem for name in ZOO_DATASETS)
+    ]
+)
 def test_derived_config_is_upstreams_model_on_upstreams_data(path):
     assert upstream(path.stem) is None, 'upstream has it: use that one'
     assert path.read_text().startswith('# Derived: upstream has ')
@@ -264,35 +288,42 @@ def test_derived_config_is_upstreams_model_on_upstreams_data(path):
     same_model = list(MMSEG.rglob(f'{name}_?xb?-[0-9]*_cityscapes-*x1024.py'))
     assert same_model
     for other in map(config, same_model):
-        for key, dropped in (('model', ('num_classes', 'size', 'test_cfg')),
-                             ('optim_wrapper', ()), ('param_scheduler',
-                                                     ('end', ))):
+        for key, dropped in (
+            ('model', ('num_classes', 'size', 'test_cfg')),
+            ('optim_wrapper', ()),
+            ('param_scheduler', ('end',)),
+        ):
             assert plain(cfg[key], dropped) == plain(other[key], dropped), key
 
     same_data = config(
-        MMSEG / f'pspnet/pspnet_r50-d8_{schedule.replace("8xb2", "4xb4")}.py')
+        MMSEG / f'pspnet/pspnet_r50-d8_{schedule.replace("8xb2", "4xb4")}.py'
+    )
     for key in ('train_dataloader', 'val_dataloader'):
         assert plain(cfg[key].dataset) == plain(same_data[key].dataset)
     assert plain(cfg.train_cfg) == plain(same_data.train_cfg)
     for head in ('decode_head', 'auxiliary_head'):
         if head in cfg.model:
-            assert (cfg.model[head].num_classes ==
-                    same_data.model[head].num_classes)
+            assert (
+                cfg.model[head].num_classes
+                == same_data.model[head].num_classes
+            )
 
 
 @every_distillation
 def test_configs_of_a_row_differ_in_their_distiller_only(path):
     row = path.stem.partition('_')[2]
-    assert (plain(config(path), ('distiller', )) == plain(
-        config(path.with_name(f'bckd_{row}.py')), ('distiller', )))
+    assert plain(config(path), ('distiller',)) == plain(
+        config(path.with_name(f'bckd_{row}.py')), ('distiller',)
+    )
 
 
 @pytest.mark.parametrize('teacher, student', PAIRS, ids='-'.join)
 def test_every_row_of_the_zoo_is_there(teacher, student):
     here = {path.stem for path in CONFIGS}
     razor = {path.stem for path in MMRAZOR.rglob('cwd_*.py')}
-    for schedule in (SEGFORMER_SCHEDULES
-                     if 'segformer' in teacher else SCHEDULES):
+    for schedule in (
+        SEGFORMER_SCHEDULES if 'segformer' in teacher else SCHEDULES
+    ):
         row = f'{teacher}_{student}_{schedule}'
         assert {f'bckd_{row}', f'bckd-cwd_{row}'} <= here
         assert f'cwd_{row}' in here or f'cwd_logits_{row}' in razor
@@ -319,13 +350,17 @@ def test_mim_finds_every_config_where_it_lies():
 
 @every_config
 def test_metafile_names_collection_data_teacher_and_student(path):
-    entry, = (model
-              for model in metafile(path.with_name('metafile.yml'))['Models']
-              if model['Name'] == path.stem)
+    (entry,) = (
+        model
+        for model in metafile(path.with_name('metafile.yml'))['Models']
+        if model['Name'] == path.stem
+    )
     said = entry['Metadata']
     assert said['Training Data'] == next(
-        title for name, (_, title) in DATASETS.items()
-        if f'_{name}-' in path.stem)
+        title
+        for name, (_, title) in DATASETS.items()
+        if f'_{name}-' in path.stem
+    )
     if not terms(path):
         assert entry['In Collection'] not in ('BCKD', 'CWD', 'KD')
         return
@@ -347,5 +382,7 @@ def test_page_names_every_folder_and_every_teacher_to_train():
         assert f']({path.parent.name})' in page
         model = config(path).model
         if model.get('teacher_ckpt', '').startswith('work_dirs'):
-            assert str(file_of(model.teacher).relative_to(
-                ROOT / 'configs/mmseg')) in page
+            assert (
+                str(file_of(model.teacher).relative_to(ROOT / 'configs/mmseg'))
+                in page
+            )

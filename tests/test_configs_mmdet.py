@@ -3,9 +3,9 @@ truly what it is: its name, its teacher, its model and its metafile.
 
 ``-k mask-rcnn`` and the like run a part of the walk.
 """
+
 from functools import lru_cache
 from pathlib import Path
-from typing import Optional
 
 import mmdet
 import mmrazor
@@ -41,7 +41,7 @@ TERMS = {
     'bckd-cd': {'loss_cd'},
     'bckd-label': BCKD,
     'bckd-pkd': BCKD | PKD,
-    'pkd': PKD
+    'pkd': PKD,
 }
 # The zoo: teacher and student, as their configs are called.
 ROWS = [
@@ -49,13 +49,17 @@ ROWS = [
     ('retinanet_r101_fpn_2x_coco', 'retinanet_r18_fpn_1x_coco'),
     ('faster-rcnn_r101_fpn_2x_coco', 'faster-rcnn_r50_fpn_2x_coco'),
     ('gfl_r101_fpn_ms-2x_coco', 'gfl_r50_fpn_ms-2x_coco'),
-    ('fcos_r101-caffe_fpn_gn-head_ms-640-800-2x_coco',
-     'fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco'),
+    (
+        'fcos_r101-caffe_fpn_gn-head_ms-640-800-2x_coco',
+        'fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco',
+    ),
     ('mask-rcnn_r101_fpn_2x_coco', 'mask-rcnn_r50_fpn_2x_coco'),
     ('mask-rcnn_r101_fpn_2x_coco', 'mask-rcnn_r18_fpn_2x_coco'),
     ('solov2_r101-dcn_fpn_ms-3x_coco', 'solov2_r50_fpn_ms-3x_coco'),
-    ('condinst_r50_fpn_ms-poly-90k_coco_instance',
-     'condinst_r18_fpn_ms-poly-90k_coco_instance')
+    (
+        'condinst_r50_fpn_ms-poly-90k_coco_instance',
+        'condinst_r18_fpn_ms-poly-90k_coco_instance',
+    ),
 ]
 INSTANCE = ('mask-rcnn', 'solov2', 'condinst')
 
@@ -69,7 +73,7 @@ every_config = each(CONFIGS)
 every_distillation = each([path for path in CONFIGS if terms(path)])
 
 
-def upstream(stem: str) -> Optional[Path]:
+def upstream(stem: str) -> Path | None:
     """MMDetection's config of this name."""
     return next(MMDET.rglob(f'{stem}.py'), None)
 
@@ -114,8 +118,12 @@ def _nothing_is_downloaded_or_built_twice(data, monkeypatch, teachers):
         monkeypatch.delenv(name, raising=False)
     without_downloads_and_prints(monkeypatch)
     monkeypatch.setattr(
-        frozen_teacher_distill, 'build_model', lambda model, *args: teachers(
-            model) if isinstance(model, str) else build(model, *args))
+        frozen_teacher_distill,
+        'build_model',
+        lambda model, *args: (
+            teachers(model) if isinstance(model, str) else build(model, *args)
+        ),
+    )
 
 
 build = frozen_teacher_distill.build_model
@@ -158,7 +166,7 @@ def make_smaller(cfg: Config, factor: int) -> None:
         elif key == 'max_per_img':
             node[key] = min(value, 50)
         elif key in ('score_thr', 'filter_thr'):
-            node[key] = 0.
+            node[key] = 0.0
 
 
 def one_small_step(path: Path, work_dir: Path) -> Config:
@@ -202,8 +210,9 @@ def test_config_trains_and_is_evaluated(path, tmp_path):
     if terms(path):
         assert not any(name.startswith('teacher.') for name in witness.learnt)
         for side in (witness.model.student, witness.model.teacher):
-            assert frozen_teacher_distill.num_classes_of(
-                side) == data_of(path)[1]
+            assert (
+                frozen_teacher_distill.num_classes_of(side) == data_of(path)[1]
+            )
     scores = {'coco/bbox_mAP', 'coco/segm_mAP', 'coco/boundary_mAP'}
     if not evaluates_masks(path):
         scores = {'coco/bbox_mAP'}
@@ -214,22 +223,24 @@ def test_config_trains_and_is_evaluated(path, tmp_path):
 
 def test_student_of_a_run_is_the_plain_detector(tmp_path):
     """What the hook writes loads strictly, and finds what the run found."""
-    path, = (ROOT / 'configs/mmdet').rglob('bckd_*_coco-tiny-overfit-*.py')
+    (path,) = (ROOT / 'configs/mmdet').rglob('bckd_*_coco-tiny-overfit-*.py')
     cfg = one_small_step(path, tmp_path)
     cfg.default_hooks.checkpoint.interval = 1
     runner = Runner.from_cfg(cfg)
     runner.train()
 
-    entry, = (model
-              for model in metafile(path.with_name('metafile.yml'))['Models']
-              if model['Name'] == path.stem)
+    (entry,) = (
+        model
+        for model in metafile(path.with_name('metafile.yml'))['Models']
+        if model['Name'] == path.stem
+    )
     student = Config.fromfile(
-        path.with_name(f'{entry["Metadata"]["Student"]}.py'))
+        path.with_name(f'{entry["Metadata"]["Student"]}.py')
+    )
     student.model.test_cfg = cfg.model.architecture.test_cfg
     init_default_scope('mmdet')
     plain_student = MODELS.build(student.model).eval()
-    checkpoint = torch.load(
-        tmp_path / 'iter_1_student.pth', weights_only=True)
+    checkpoint = torch.load(tmp_path / 'iter_1_student.pth', weights_only=True)
     plain_student.load_state_dict(checkpoint['state_dict'], strict=True)
 
     runner.model.eval()
@@ -242,12 +253,14 @@ def test_student_of_a_run_is_the_plain_detector(tmp_path):
 
 
 def test_other_number_of_classes_ends_a_run_before_it_starts(tmp_path):
-    path, = (ROOT / 'configs/mmdet').rglob('mask-rcnn_r18-w16_*-overfit-*.py')
+    (path,) = (ROOT / 'configs/mmdet').rglob(
+        'mask-rcnn_r18-w16_*-overfit-*.py'
+    )
     cfg = one_small_step(path, tmp_path)
     cfg.model.roi_head.bbox_head.num_classes = 79
     with pytest.raises(
-            ValueError,
-            match='num_classes=79, but CocoDataset has 80 classes'):
+        ValueError, match='num_classes=79, but CocoDataset has 80 classes'
+    ):
         Runner.from_cfg(cfg).train()
 
 
@@ -259,11 +272,14 @@ def test_config_has_the_hooks_and_metrics_of_all(path):
     cfg = config(path)
     assert 'mmbckd' in cfg.custom_imports.imports
     assert {hook['type'] for hook in cfg.custom_hooks} == {
-        'DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook'
+        'DataCheckHook',
+        'IterationSeedHook',
+        'StudentCheckpointHook',
     }
     assert cfg.val_evaluator == cfg.test_evaluator
     assert cfg.val_evaluator.type == (
-        'CocoBoundaryMetric' if evaluates_masks(path) else 'CocoMetric')
+        'CocoBoundaryMetric' if evaluates_masks(path) else 'CocoMetric'
+    )
 
 
 @every_distillation
@@ -272,9 +288,11 @@ def test_teacher_is_the_one_of_its_checkpoint_and_fits_the_student(path):
     file, checkpoint = file_of(cfg.model.teacher), cfg.model.teacher_ckpt
     teacher = config(file)
     if MMDET in file.parents:
-        entry, = (
-            entry for entry in metafile(file.with_name('metafile.yml'))
-            ['Models'] if entry['Name'] == file.stem)
+        (entry,) = (
+            entry
+            for entry in metafile(file.with_name('metafile.yml'))['Models']
+            if entry['Name'] == file.stem
+        )
         assert entry['Config'] == f'configs/{file.relative_to(MMDET)}'
         assert checkpoint == entry['Weights']
     else:
@@ -283,18 +301,22 @@ def test_teacher_is_the_one_of_its_checkpoint_and_fits_the_student(path):
 
     architecture = cfg.model.architecture
     # What is fed to one is fed to the other.
-    assert (plain(teacher.model.data_preprocessor) == plain(
-        architecture.data_preprocessor))
+    assert plain(teacher.model.data_preprocessor) == plain(
+        architecture.data_preprocessor
+    )
     assert teacher.model.type == architecture.type
-    assert plain(teacher.train_dataloader.dataset.type) == \
-        cfg.train_dataloader.dataset.type
+    assert (
+        plain(teacher.train_dataloader.dataset.type)
+        == cfg.train_dataloader.dataset.type
+    )
 
 
 @every_distillation
 def test_configs_of_a_row_differ_in_their_distiller_only(path):
     row = path.stem.partition('_')[2]
-    assert (plain(config(path), ('distiller', )) == plain(
-        config(path.with_name(f'bckd_{row}.py')), ('distiller', )))
+    assert plain(config(path), ('distiller',)) == plain(
+        config(path.with_name(f'bckd_{row}.py')), ('distiller',)
+    )
 
 
 @pytest.mark.parametrize('teacher, student', ROWS, ids='-'.join)
@@ -306,8 +328,9 @@ def test_every_row_of_the_zoo_is_there(teacher, student):
     in_razor = f'pkd_fpn_{row.replace("_fpn", "")}' in razor
     assert (f'pkd_{row}' in here) != in_razor
     assert (student in here) != (upstream(student) is not None)
-    assert file_of(
-        config(here[f'bckd_{row}']).model.teacher) == upstream(teacher)
+    assert file_of(config(here[f'bckd_{row}']).model.teacher) == upstream(
+        teacher
+    )
 
 
 @each([path for path in CONFIGS if path.stem in dict(map(reversed, ROWS))])
@@ -325,13 +348,19 @@ def test_derived_student_is_upstreams_with_upstreams_resnet18(path):
     heads = ('bbox_head', 'mask_head', 'rpn_head', 'roi_head')
     for head in heads:
         assert plain(cfg.model.get(head, {})) == plain(
-            larger.model.get(head, {}))
+            larger.model.get(head, {})
+        )
     for key in SCHEDULE:
         assert plain(cfg[key]) == plain(larger[key])
 
 
-SCHEDULE = ('train_dataloader', 'val_dataloader', 'optim_wrapper',
-            'param_scheduler', 'train_cfg')
+SCHEDULE = (
+    'train_dataloader',
+    'val_dataloader',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+)
 
 
 def test_mim_finds_every_config_where_it_lies():
@@ -339,15 +368,18 @@ def test_mim_finds_every_config_where_it_lies():
     found = dict(convert2df(index)['config'])
     assert {
         name: file
-        for name, file in found.items() if file.startswith('configs/mmdet/')
+        for name, file in found.items()
+        if file.startswith('configs/mmdet/')
     } == {path.stem: str(path.relative_to(ROOT)) for path in CONFIGS}
 
 
 @every_config
 def test_metafile_names_collection_data_teacher_and_student(path):
-    entry, = (model
-              for model in metafile(path.with_name('metafile.yml'))['Models']
-              if model['Name'] == path.stem)
+    (entry,) = (
+        model
+        for model in metafile(path.with_name('metafile.yml'))['Models']
+        if model['Name'] == path.stem
+    )
     assert ROOT / entry['Config'] == path
     said = entry['Metadata']
     assert said['Training Data'] == data_of(path)[0]
@@ -365,8 +397,9 @@ def test_metafile_names_collection_data_teacher_and_student(path):
     assert plain(cfg.model.architecture) == plain(alone.model)
     for key in SCHEDULE:
         assert plain(cfg[key]) == plain(alone[key])
-    assert plain(cfg.val_evaluator, ('type', )) == plain(
-        alone.val_evaluator, ('type', ))
+    assert plain(cfg.val_evaluator, ('type',)) == plain(
+        alone.val_evaluator, ('type',)
+    )
 
 
 def test_page_names_every_folder():

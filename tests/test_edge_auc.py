@@ -1,4 +1,5 @@
 """How well features show the edges of instances, by tools/edge_auc.py."""
+
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     import edge_auc
+
     return edge_auc
 
 
@@ -53,17 +55,22 @@ def test_each_level_and_all_together_are_measured(tool):
     masks = torch.stack([quarters() == i for i in (1, 2)]).numpy()
     data = dict(
         inputs=[torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)],
-        data_samples=[sample(masks)])
+        data_samples=[sample(masks)],
+    )
     empty = dict(data, data_samples=[sample(masks[:0], shape=(64, 64))])
     found = tool.measure(model, [data, empty, data], ['backbone', 'neck'])
     assert list(found) == [
-        'backbone', *(f'backbone[{i}]' for i in range(4)), 'neck',
-        *(f'neck[{i}]' for i in range(3))
+        'backbone',
+        *(f'backbone[{i}]' for i in range(4)),
+        'neck',
+        *(f'neck[{i}]' for i in range(3)),
     ]
     assert {row['images'] for row in found.values()} == {2}
-    level = model.extract_feat(
-        model.data_preprocessor(data, False)['inputs'])[0].detach()
+    level = model.extract_feat(model.data_preprocessor(data, False)['inputs'])[
+        0
+    ].detach()
     ids = quarters()
     ids[ids == 3] = 0  # instances 1 and 2 on a background
     assert found['neck[0]']['auc'] == pytest.approx(
-        tool.edge_auc([level], ids))
+        tool.edge_auc([level], ids)
+    )

@@ -1,4 +1,5 @@
 """The gradients that tools/gradient_norms.py reports."""
+
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     import gradient_norms
+
     return gradient_norms
 
 
@@ -40,12 +42,15 @@ def test_gradients_of_all_losses_make_up_that_of_a_step(tool, module):
 
     losses = model(**model.data_preprocessor(data, True), mode='loss')
     model.parse_losses(losses)[0].backward()
-    step = torch.cat([
-        torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
-        for p in model.student.get_submodule(module).parameters()
-    ])
-    torch.testing.assert_close(
-        sum(found.values()), step, rtol=1e-4, atol=1e-4)
+    step = torch.cat(
+        [
+            torch.zeros_like(p).flatten()
+            if p.grad is None
+            else p.grad.flatten()
+            for p in model.student.get_submodule(module).parameters()
+        ]
+    )
+    torch.testing.assert_close(sum(found.values()), step, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_module_is_refused_with_those_there_are(tool):
@@ -54,7 +59,8 @@ def test_unknown_module_is_refused_with_those_there_are(tool):
 
 
 def test_weights_of_the_student_alone_are_loaded_into_the_student(
-        tool, tmp_path):
+    tool, tmp_path
+):
     model, _ = model_and_data()
     trained, _ = model_and_data()
     torch.save(trained.architecture.state_dict(), tmp_path / 'student.pth')
@@ -62,12 +68,18 @@ def test_weights_of_the_student_alone_are_loaded_into_the_student(
     tool.load(model, str(tmp_path / 'student.pth'))
     assert all(
         torch.equal(a, b)
-        for a, b in zip(model.architecture.state_dict().values(),
-                        trained.architecture.state_dict().values()))
+        for a, b in zip(
+            model.architecture.state_dict().values(),
+            trained.architecture.state_dict().values(),
+        )
+    )
     tool.load(model, str(tmp_path / 'whole.pth'))
     assert all(
-        torch.equal(a, b) for a, b in zip(model.state_dict().values(),
-                                          trained.state_dict().values()))
+        torch.equal(a, b)
+        for a, b in zip(
+            model.state_dict().values(), trained.state_dict().values()
+        )
+    )
 
 
 def test_checkpoint_of_another_model_is_refused(tool, tmp_path):
@@ -79,39 +91,53 @@ def test_checkpoint_of_another_model_is_refused(tool, tmp_path):
 
 def test_norms_ratios_and_cosines_are_means_over_batches(tool, monkeypatch):
     batches = [
-        dict(task=[3., 4.], other=[4., 3.]),
-        dict(task=[0., 2.], other=[0., -1.])
+        dict(task=[3.0, 4.0], other=[4.0, 3.0]),
+        dict(task=[0.0, 2.0], other=[0.0, -1.0]),
     ]
     monkeypatch.setattr(
-        tool, 'gradients', lambda model, data, module:
-        {k: torch.tensor(v)
-         for k, v in data.items()})
+        tool,
+        'gradients',
+        lambda model, data, module: {
+            k: torch.tensor(v) for k, v in data.items()
+        },
+    )
     found = tool.measure(None, batches)
     assert found['task'] == dict(norm=3.5, ratio=1.0, cosine=1.0)
     assert found['other'] == pytest.approx(
-        dict(norm=3.0, ratio=(1 + 0.5) / 2, cosine=(0.96 - 1) / 2))
+        dict(norm=3.0, ratio=(1 + 0.5) / 2, cosine=(0.96 - 1) / 2)
+    )
 
 
 def test_the_tool_reads_a_config_and_writes_json(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    for file, top, shape in (('img/0.jpg', 256, (64, 64, 3)),
-                             ('ann/0.png', 2, (64, 64))):
+    for file, top, shape in (
+        ('img/0.jpg', 256, (64, 64, 3)),
+        ('ann/0.png', 2, (64, 64)),
+    ):
         (tmp_path / file).parent.mkdir()
-        Image.fromarray(rng.integers(0, top, shape,
-                                     np.uint8)).save(tmp_path / file)
+        Image.fromarray(rng.integers(0, top, shape, np.uint8)).save(
+            tmp_path / file
+        )
     monkeypatch.setenv('TOY_DATA', str(tmp_path))
     cfg = Config.fromfile(ROOT / 'tests/test_compat/toy_distill.py')
     cfg.custom_imports = dict(imports=['mmbckd'])
     cfg.dump(tmp_path / 'toy.py')
     out = tmp_path / 'out.json'
-    subprocess.run([
-        sys.executable, ROOT / 'tools/gradient_norms.py', 'toy.py',
-        '--batches', '1', '--out', out
-    ],
-                   cwd=tmp_path,
-                   check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            ROOT / 'tools/gradient_norms.py',
+            'toy.py',
+            '--batches',
+            '1',
+            '--out',
+            out,
+        ],
+        cwd=tmp_path,
+        check=True,
+    )
     found = json.loads(out.read_text())
     assert found['config'] == 'toy' and found['checkpoint'] is None
     assert found['losses']['task']['ratio'] == pytest.approx(1)
-    cwd, = (v for k, v in found['losses'].items() if k != 'task')
+    (cwd,) = (v for k, v in found['losses'].items() if k != 'task')
     assert cwd['norm'] > 0

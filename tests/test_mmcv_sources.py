@@ -1,4 +1,5 @@
 """Merging mmcv's C++ sources, by which `make setup` builds it sooner."""
+
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ TOOLS = Path(__file__).parents[1] / 'tools'
 def merge(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     from merge_mmcv_sources import merge
+
     return merge
 
 

@@ -1,4 +1,5 @@
 """What the wheels hold, and that they install and uninstall cleanly."""
+
 import re
 import shutil
 import subprocess
@@ -21,9 +22,19 @@ def source(tmp_path_factory) -> Path:
     """A copy of the source tree, for builds write into theirs."""
     copy = tmp_path_factory.mktemp('source') / 'mmbckd'
     shutil.copytree(
-        ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(
-            '.git', '.venv', 'work_dirs', 'data', 'build', '*.egg-info',
-            '__pycache__'))
+        ROOT,
+        copy,
+        symlinks=True,
+        ignore=shutil.ignore_patterns(
+            '.git',
+            '.venv',
+            'work_dirs',
+            'data',
+            'build',
+            '*.egg-info',
+            '__pycache__',
+        ),
+    )
     (copy / 'configs' / 'extra').mkdir()
     (copy / 'configs' / 'extra' / 'teacher.pth').write_bytes(b'weights')
     (copy / 'configs' / 'mmseg' / 'teacher.pth').write_bytes(b'weights')
@@ -31,8 +42,11 @@ def source(tmp_path_factory) -> Path:
 
 
 def run(*arguments) -> str:
-    done = subprocess.run([str(argument) for argument in arguments],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [str(argument) for argument in arguments],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -40,17 +54,32 @@ def run(*arguments) -> str:
 @pytest.fixture(scope='module')
 def wheel(source, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('wheel')
-    run(sys.executable, '-m', 'pip', 'wheel', '--no-deps',
-        '--no-build-isolation', '--wheel-dir', out, source)
+    run(
+        sys.executable,
+        '-m',
+        'pip',
+        'wheel',
+        '--no-deps',
+        '--no-build-isolation',
+        '--wheel-dir',
+        out,
+        source,
+    )
     return next(out.glob('*.whl'))
 
 
 @pytest.fixture(scope='module')
 def editable(source, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('editable')
-    run(sys.executable, '-c', 'import os, sys; os.chdir(sys.argv[1]); '
+    run(
+        sys.executable,
+        '-c',
+        'import os, sys; os.chdir(sys.argv[1]); '
         'from setuptools import build_meta; '
-        'build_meta.build_editable(sys.argv[2])', source, out)
+        'build_meta.build_editable(sys.argv[2])',
+        source,
+        out,
+    )
     return next(out.glob('*.whl'))
 
 
@@ -60,27 +89,40 @@ def listed(wheel: Path) -> set:
         name = next(n for n in archive.namelist() if n.endswith('/RECORD'))
         rows = archive.read(name).decode().splitlines()
         assert sorted(row.split(',')[0] for row in rows) == sorted(
-            archive.namelist())
+            archive.namelist()
+        )
     return {row.split(',')[0] for row in rows}
 
 
 def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
     files = listed(wheel)
-    assert {'mmbckd_compat.py', 'mmbckd_compat.pth', 'mmbckd/__main__.py',
-            'mmbckd/functional/__init__.py', 'mmbckd/report/report.html',
-            'mmbckd/.mim/model-index.yml',
-            'mmbckd/.mim/tools/train.py', 'mmbckd/.mim/tools/test.py',
-            'mmbckd/.mim/configs/extra/teacher.pth'} <= files
-    shipped = {path.relative_to(source).as_posix()
-               for folder in ('configs', 'tools')
-               for path in (source / folder).rglob('*')
-               if path.is_file() and '__pycache__' not in path.parts}
+    assert {
+        'mmbckd_compat.py',
+        'mmbckd_compat.pth',
+        'mmbckd/__main__.py',
+        'mmbckd/functional/__init__.py',
+        'mmbckd/report/report.html',
+        'mmbckd/.mim/model-index.yml',
+        'mmbckd/.mim/tools/train.py',
+        'mmbckd/.mim/tools/test.py',
+        'mmbckd/.mim/configs/extra/teacher.pth',
+    } <= files
+    shipped = {
+        path.relative_to(source).as_posix()
+        for folder in ('configs', 'tools')
+        for path in (source / folder).rglob('*')
+        if path.is_file() and '__pycache__' not in path.parts
+    }
     # Checkpoints of benchmarks are for a clone.
-    kept_out = {path for path in shipped
-                if path.startswith('configs/mmseg/') and path.endswith('.pth')}
+    kept_out = {
+        path
+        for path in shipped
+        if path.startswith('configs/mmseg/') and path.endswith('.pth')
+    }
     assert 'configs/mmseg/teacher.pth' in kept_out
-    assert {path for path in shipped
-            if f'mmbckd/.mim/{path}' not in files} == kept_out
+    assert {
+        path for path in shipped if f'mmbckd/.mim/{path}' not in files
+    } == kept_out
     assert not [name for name in files if name.startswith(('tests', 'setup'))]
 
 
@@ -90,7 +132,8 @@ def test_build_writes_nothing_into_the_package(wheel, source):
 
 
 def test_editable_wheel_has_the_hook_and_tells_mim_the_source(
-        editable, source):
+    editable, source
+):
     files = listed(editable)
     assert 'mmbckd_compat.pth' in files
     with zipfile.ZipFile(editable) as archive:
@@ -105,11 +148,19 @@ def test_hook_comes_and_goes_with_the_package(kind, request, tmp_path):
     run(sys.executable, '-m', 'venv', tmp_path)
     python = tmp_path / 'bin' / 'python'
     pip = (python, '-m', 'pip', '--disable-pip-version-check')
-    loaded = (python, '-c',
-              'import sys; print("mmbckd_compat" in sys.modules)')
+    loaded = (
+        python,
+        '-c',
+        'import sys; print("mmbckd_compat" in sys.modules)',
+    )
 
-    run(*pip, 'install', '--no-deps', '--no-index',
-        request.getfixturevalue(kind))
+    run(
+        *pip,
+        'install',
+        '--no-deps',
+        '--no-index',
+        request.getfixturevalue(kind),
+    )
     assert run(*loaded) == 'True\n'
     run(*pip, 'uninstall', '--yes', 'mmbckd')
     assert run(*loaded) == 'False\n'
@@ -121,18 +172,28 @@ def test_declared_dependencies_are_those_of_version_py(wheel):
         name = next(n for n in archive.namelist() if n.endswith('/METADATA'))
         metadata = archive.read(name).decode()
     assert f'\nVersion: {__version__}\n' in metadata
-    declared = [Requirement(line) for line in re.findall(
-        r'^Requires-Dist: (.*)$', metadata, re.MULTILINE)]
-    assert {each.name: each.specifier for each in declared
-            if each.marker is None} == {
-                name: SpecifierSet(versions)
-                for name, versions in {**STACK, **UNDECLARED}.items()}
+    declared = [
+        Requirement(line)
+        for line in re.findall(
+            r'^Requires-Dist: (.*)$', metadata, re.MULTILINE
+        )
+    ]
+    assert {
+        each.name: each.specifier for each in declared if each.marker is None
+    } == {
+        name: SpecifierSet(versions)
+        for name, versions in {**STACK, **UNDECLARED}.items()
+    }
 
 
 def pins() -> dict:
     lines = (ROOT / 'requirements' / 'constraints.txt').read_text()
-    return {each.name: each.specifier for each in map(
-        Requirement, re.findall(r'^[^#\n].*$', lines, re.MULTILINE))}
+    return {
+        each.name: each.specifier
+        for each in map(
+            Requirement, re.findall(r'^[^#\n].*$', lines, re.MULTILINE)
+        )
+    }
 
 
 def test_constraints_pin_one_version_of_everything_declared():
@@ -167,7 +228,8 @@ def test_constraints_are_complete(root):
             assert name == 'opencv-python'
             continue
         queue += [
-            each.name for each in map(Requirement, needed)
+            each.name
+            for each in map(Requirement, needed)
             if each.marker is None or each.marker.evaluate({'extra': ''})
         ]
 

@@ -1,4 +1,5 @@
 """The quickstart with a few images and iterations."""
+
 import json
 import os
 import signal
@@ -48,13 +49,23 @@ def quickstart(tmp_path):
 
     def start(**options) -> subprocess.Popen:
         started.append(
-            subprocess.Popen([
-                sys.executable, '-c', f'OPTIONS = {options}\n{SMALL}',
-                '--work-dir', tmp_path / 'work', '--data-root',
-                tmp_path / 'data'
-            ], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             text=True, env={**os.environ,
-                                             'OMP_NUM_THREADS': '1'}))
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    '-c',
+                    f'OPTIONS = {options}\n{SMALL}',
+                    '--work-dir',
+                    tmp_path / 'work',
+                    '--data-root',
+                    tmp_path / 'data',
+                ],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            )
+        )
         return started[-1]
 
     yield start
@@ -67,8 +78,11 @@ def trainings(tmp_path) -> list:
     found = []
     for process in psutil.process_iter(['cmdline']):
         command = ' '.join(process.info['cmdline'] or [])
-        if 'mim' in command and str(tmp_path) in command and \
-                process.status() != psutil.STATUS_ZOMBIE:
+        if (
+            'mim' in command
+            and str(tmp_path) in command
+            and process.status() != psutil.STATUS_ZOMBIE
+        ):
             found.append(process)
     return found
 
@@ -90,7 +104,8 @@ def test_what_was_stopped_goes_on_and_what_is_done_stays(quickstart, tmp_path):
     first = quickstart()
     wait_for(
         lambda: len(list((tmp_path / 'work').glob('*/last_checkpoint'))) == 2,
-        first)
+        first,
+    )
     first.send_signal(signal.SIGTERM)
     _, errors = first.communicate(timeout=60)
     assert first.returncode
@@ -125,10 +140,12 @@ def test_what_was_stopped_goes_on_and_what_is_done_stays(quickstart, tmp_path):
     before = logs(tmp_path)
     third = quickstart()
     assert third.wait(timeout=600) == 0
-    assert [log.parent.parent.parent.name for log in logs(tmp_path)
-            ] == [log.parent.parent.parent.name for log in before]
-    assert json.loads((tmp_path / 'work/quickstart.json').read_text()) == \
-        metrics
+    assert [log.parent.parent.parent.name for log in logs(tmp_path)] == [
+        log.parent.parent.parent.name for log in before
+    ]
+    assert (
+        json.loads((tmp_path / 'work/quickstart.json').read_text()) == metrics
+    )
 
 
 def test_failed_training_shows_the_end_of_its_output(quickstart, tmp_path):

@@ -1,4 +1,5 @@
 """The page that compares runs: what it reads, what it says, how it looks."""
+
 import base64
 import html
 import importlib.util
@@ -27,10 +28,20 @@ from mmbckd.report import write_report
 from mmbckd.report.curves import loss_curves, metric_curves, smooth, style
 from mmbckd.report.images import compare_images, pick_images, score
 from mmbckd.report.predictions import Predictor, build_dataset, build_student
-from mmbckd.report.runs import (Log, Run, find_checkpoint, read_log, read_run,
-                                run_names)
-from mmbckd.report.tables import (ABSENT, config_table, lower_is_better,
-                                  metric_table)
+from mmbckd.report.runs import (
+    Log,
+    Run,
+    find_checkpoint,
+    read_log,
+    read_run,
+    run_names,
+)
+from mmbckd.report.tables import (
+    ABSENT,
+    config_table,
+    lower_is_better,
+    metric_table,
+)
 from mmbckd.visualization import ERROR_COLORS
 from tests.segmentors import cnn_segmentor
 
@@ -63,76 +74,98 @@ def val(step, **kwargs):
 def test_resumed_run_takes_the_place_of_what_it_made_again(tmp_path):
     first = write_log(
         tmp_path,
-        *(train(i, loss=1.) for i in (10, 20)),
-        val(20, mIoU=1.),
-        *(train(i, loss=1.) for i in (30, 40)),
-        val(40, mIoU=1.),
-        name='20260101_000000')
+        *(train(i, loss=1.0) for i in (10, 20)),
+        val(20, mIoU=1.0),
+        *(train(i, loss=1.0) for i in (30, 40)),
+        val(40, mIoU=1.0),
+        name='20260101_000000',
+    )
     resumed = write_log(
         tmp_path,
-        *(train(i, loss=2.) for i in (30, 40)),
-        val(40, mIoU=2.),
-        train(50, loss=2.),
-        name='20260102_000000')
+        *(train(i, loss=2.0) for i in (30, 40)),
+        val(40, mIoU=2.0),
+        train(50, loss=2.0),
+        name='20260102_000000',
+    )
     log = read_log([first, resumed])
-    assert [(r['iter'], r['loss']) for r in log.train] == [(10, 1.), (20, 1.),
-                                                           (30, 2.), (40, 2.),
-                                                           (50, 2.)]
-    assert log.val == [dict(mIoU=1., iter=20), dict(mIoU=2., iter=40)]
-    assert log.metrics == dict(mIoU=2.)
+    assert [(r['iter'], r['loss']) for r in log.train] == [
+        (10, 1.0),
+        (20, 1.0),
+        (30, 2.0),
+        (40, 2.0),
+        (50, 2.0),
+    ]
+    assert log.val == [dict(mIoU=1.0, iter=20), dict(mIoU=2.0, iter=40)]
+    assert log.metrics == dict(mIoU=2.0)
 
 
 def test_run_begun_anew_forgets_the_old_one(tmp_path):
-    old = write_log(tmp_path, *(train(i, loss=1.) for i in (10, 20, 30)))
-    new = write_log(tmp_path, train(10, loss=2.), name='20260102_000000')
-    assert [r['loss'] for r in read_log([old, new]).train] == [2.]
+    old = write_log(tmp_path, *(train(i, loss=1.0) for i in (10, 20, 30)))
+    new = write_log(tmp_path, train(10, loss=2.0), name='20260102_000000')
+    assert [r['loss'] for r in read_log([old, new]).train] == [2.0]
 
 
 def test_validations_counted_in_epochs_get_their_iterations(tmp_path):
-    log = read_log([
-        write_log(tmp_path, train(50, loss=3., epoch=1),
-                  train(100, loss=2., epoch=1), val(1, mAP=0.1),
-                  train(150, loss=1., epoch=2), val(2, mAP=0.2))
-    ])
+    log = read_log(
+        [
+            write_log(
+                tmp_path,
+                train(50, loss=3.0, epoch=1),
+                train(100, loss=2.0, epoch=1),
+                val(1, mAP=0.1),
+                train(150, loss=1.0, epoch=2),
+                val(2, mAP=0.2),
+            )
+        ]
+    )
     assert [(r['iter'], r['mAP']) for r in log.val] == [(100, 0.1), (150, 0.2)]
 
 
 def test_validations_counted_by_nothing_get_their_iterations(tmp_path):
     """mmengine's default for loops of iterations: all are at step 0."""
-    first = write_log(tmp_path, train(50, loss=4.), train(100, loss=3.),
-                      val(0, mAP=0.1), train(150, loss=2.))
+    first = write_log(
+        tmp_path,
+        train(50, loss=4.0),
+        train(100, loss=3.0),
+        val(0, mAP=0.1),
+        train(150, loss=2.0),
+    )
     resumed = write_log(
         tmp_path,
-        train(150, loss=1.),
-        train(200, loss=0.),
+        train(150, loss=1.0),
+        train(200, loss=0.0),
         val(0, mAP=0.2),
-        name='20260102_000000')
+        name='20260102_000000',
+    )
     log = read_log([first, resumed])
     assert log.val == [dict(mAP=0.1, iter=100), dict(mAP=0.2, iter=200)]
-    assert [r['loss'] for r in log.train] == [4., 3., 1., 0.]
+    assert [r['loss'] for r in log.train] == [4.0, 3.0, 1.0, 0.0]
 
 
 def test_line_that_is_still_being_written_is_left_out(tmp_path):
-    file = write_log(tmp_path, train(10, loss=1.))
+    file = write_log(tmp_path, train(10, loss=1.0))
     file.write_text(file.read_text() + '{"lr": 0.1, "lo')
     assert len(read_log([file]).train) == 1
 
 
 @pytest.mark.parametrize('line', ['{"lr": 0.1, "lo', '[1, 2]', '3', '{}'])
 def test_line_that_is_no_record_is_named(tmp_path, line):
-    file = write_log(tmp_path, train(10, loss=1.))
+    file = write_log(tmp_path, train(10, loss=1.0))
     file.write_text(f'{line}\n{file.read_text()}')
     with pytest.raises(ValueError, match='line 1 of .*json is none'):
         read_log([file])
 
 
-@pytest.mark.parametrize('files, expected', [
-    (['iter_9.pth', 'iter_10.pth', 'best_mIoU_iter_9.pth'], 'iter_10.pth'),
-    (['epoch_9.pth', 'epoch_10.pth'], 'epoch_10.pth'),
-    (['best_mIoU_iter_9.pth', 'other.pth'], 'best_mIoU_iter_9.pth'),
-    (['iter_9_student.pth'], 'iter_9.pth'),
-    (['other.pth'], None),
-])
+@pytest.mark.parametrize(
+    'files, expected',
+    [
+        (['iter_9.pth', 'iter_10.pth', 'best_mIoU_iter_9.pth'], 'iter_10.pth'),
+        (['epoch_9.pth', 'epoch_10.pth'], 'epoch_10.pth'),
+        (['best_mIoU_iter_9.pth', 'other.pth'], 'best_mIoU_iter_9.pth'),
+        (['iter_9_student.pth'], 'iter_9.pth'),
+        (['other.pth'], None),
+    ],
+)
 def test_last_checkpoint_is_found(tmp_path, files, expected):
     for file in files:
         (tmp_path / file).touch()
@@ -148,8 +181,9 @@ def test_last_checkpoint_is_found_where_the_run_was_moved_to(tmp_path):
 
 
 def test_names_leave_out_what_all_end_in_but_differ():
-    assert run_names(['w/fpn_r18_1xb8_camvid', 'w/cwd_fpn_r50_1xb8_camvid'
-                      ]) == ['fpn_r18', 'cwd_fpn_r50']
+    assert run_names(
+        ['w/fpn_r18_1xb8_camvid', 'w/cwd_fpn_r50_1xb8_camvid']
+    ) == ['fpn_r18', 'cwd_fpn_r50']
     assert run_names(['w/fpn_r18_1xb8_camvid.py']) == ['fpn_r18_1xb8_camvid']
     assert run_names(['0/a_b', '1/a_b']) == ['0/a_b', '1/a_b']
     assert run_names(['0/a_b', '0/a_b']) == ['0/a_b', '0/a_b (2)']
@@ -158,26 +192,39 @@ def test_names_leave_out_what_all_end_in_but_differ():
 # ------------------------------------------------------------------- tables
 
 
-@pytest.mark.parametrize('metric', [
-    'mIoU', 'mAcc', 'aAcc', 'mBIoU', 'bF1', 'bF1_3px', 'trimap_mIoU_3px',
-    'whole_regions', 'coco/bbox_mAP_50'
-])
+@pytest.mark.parametrize(
+    'metric',
+    [
+        'mIoU',
+        'mAcc',
+        'aAcc',
+        'mBIoU',
+        'bF1',
+        'bF1_3px',
+        'trimap_mIoU_3px',
+        'whole_regions',
+        'coco/bbox_mAP_50',
+    ],
+)
 def test_higher_is_better(metric):
     assert not lower_is_better(metric)
 
 
 @pytest.mark.parametrize(
-    'metric', ['b0_err', 'val/b1_err', 'stray_fragments', 'val/loss_ce'])
+    'metric', ['b0_err', 'val/b1_err', 'stray_fragments', 'val/loss_ce']
+)
 def test_lower_is_better(metric):
     assert lower_is_better(metric)
 
 
 def test_best_and_differences_follow_the_direction_of_the_metric():
-    table = metric_table([
-        dict(mIoU=40.001, b0_err=2., mAP=0.3),
-        dict(mIoU=41., b0_err=3., mAP=0.25),
-        dict(mIoU=40.9999, b0_err=float('nan'))
-    ])
+    table = metric_table(
+        [
+            dict(mIoU=40.001, b0_err=2.0, mAP=0.3),
+            dict(mIoU=41.0, b0_err=3.0, mAP=0.25),
+            dict(mIoU=40.9999, b0_err=float('nan')),
+        ]
+    )
     assert [c.value for c in table['mIoU']] == ['40.00', '41.00', '41.00']
     assert [c.best for c in table['mIoU']] == [False, True, True]
     assert [c.difference for c in table['mIoU']] == ['', '+1.00', '+1.00']
@@ -189,12 +236,15 @@ def test_best_and_differences_follow_the_direction_of_the_metric():
 
 
 def test_differences_are_those_to_the_baseline():
-    row = metric_table([dict(b0_err=2.), dict(b0_err=3.)], 1)['b0_err']
-    assert [(c.difference, c.better) for c in row] == [('-1.00', True),
-                                                       ('', None)]
+    row = metric_table([dict(b0_err=2.0), dict(b0_err=3.0)], 1)['b0_err']
+    assert [(c.difference, c.better) for c in row] == [
+        ('-1.00', True),
+        ('', None),
+    ]
 
 
-def run_of(log=Log([], []), checkpoint=None, **config):
+def run_of(log=None, checkpoint=None, **config):
+    log = log or Log([], [])
     return Run('name', 'path', Config(config), log, checkpoint)
 
 
@@ -205,25 +255,27 @@ def test_configs_differ_in_what_is_named():
         custom_hooks=[dict(type='A', n=1), dict(type='B')],
         val_evaluator=[dict(type='A')],
         work_dir='a',
-        my_variable=1)
+        my_variable=1,
+    )
     distilled = run_of(
         model=dict(
             type='mmrazor.FrozenTeacherDistill',
             architecture=dict(type='EncoderDecoder', depth=34),
-            distiller=dict(boundary=dict(loss_weight=0.5))),
+            distiller=dict(boundary=dict(loss_weight=0.5)),
+        ),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.2)),
         custom_hooks=[dict(type='A', n=2), dict(type='B')],
         val_evaluator=[dict(type='A'), dict(type='B')],
         work_dir='b',
-        my_variable=2)
+        my_variable=2,
+    )
     assert config_table([plain, distilled]) == {
         'model.depth': [18, 34],
         'distillation.type': [ABSENT, 'mmrazor.FrozenTeacherDistill'],
         'distillation.distiller.boundary.loss_weight': [ABSENT, 0.5],
         'optim_wrapper.optimizer.lr': [0.1, 0.2],
         'custom_hooks.0.n': [1, 2],
-        'val_evaluator': [[dict(type='A')], [dict(type='A'),
-                                             dict(type='B')]],
+        'val_evaluator': [[dict(type='A')], [dict(type='A'), dict(type='B')]],
     }
     assert config_table([plain, plain]) == {}
 
@@ -232,21 +284,31 @@ def test_configs_differ_in_what_is_named():
 
 
 def test_every_term_of_the_loss_has_its_curve():
-    alone = Log([dict(train(1, loss=1.), **{'decode.loss_ce': 1.})], [])
-    distilled = Log([
-        dict(
-            train(1, loss=3.), **{
-                'student.decode.loss_ce': 1.,
-                'student.decode.acc_seg': 50.,
-                'distill.loss_bd': 2.
-            })
-    ], [dict(mIoU=40., iter=1)])
+    alone = Log([dict(train(1, loss=1.0), **{'decode.loss_ce': 1.0})], [])
+    distilled = Log(
+        [
+            dict(
+                train(1, loss=3.0),
+                **{
+                    'student.decode.loss_ce': 1.0,
+                    'student.decode.acc_seg': 50.0,
+                    'distill.loss_bd': 2.0,
+                },
+            )
+        ],
+        [dict(mIoU=40.0, iter=1)],
+    )
     curves = loss_curves([alone, distilled])
     assert list(curves) == ['loss', 'decode.loss_ce', 'distill.loss_bd']
-    assert [c.values.tolist() for c in curves['decode.loss_ce']] == [[1.],
-                                                                     [1.]]
-    assert [c.values.tolist() for c in curves['distill.loss_bd']] == [[], [2.]]
-    curve, = metric_curves([distilled])['mIoU']
+    assert [c.values.tolist() for c in curves['decode.loss_ce']] == [
+        [1.0],
+        [1.0],
+    ]
+    assert [c.values.tolist() for c in curves['distill.loss_bd']] == [
+        [],
+        [2.0],
+    ]
+    (curve,) = metric_curves([distilled])['mIoU']
     assert curve.iterations.tolist() == [1] and curve.values.tolist() == [40]
 
 
@@ -256,8 +318,10 @@ def test_smoothed_curve_is_the_mean_of_its_neighbours(length):
     values[length // 2] = np.nan
     reach = length // 20
     expected = [
-        np.nanmean([*values[max(0, i - reach):i + reach + 1]])
-        if reach else values[i] for i in range(length)
+        np.nanmean([*values[max(0, i - reach) : i + reach + 1]])
+        if reach
+        else values[i]
+        for i in range(length)
     ]
     np.testing.assert_allclose(smooth(values), expected)
 
@@ -283,7 +347,8 @@ def naive_bf1(prediction, truth, num_classes, tolerance=2, ignore=255):
     counts = np.zeros(4)
     for c in range(num_classes):
         p, t = (
-            contour((x == c) & (truth != ignore)) for x in (prediction, truth))
+            contour((x == c) & (truth != ignore)) for x in (prediction, truth)
+        )
         near = cdist(p, t) <= tolerance
         counts += near.any(1).sum(), len(p), near.any(0).sum(), len(t)
     precision, recall = counts[0] / counts[1], counts[2] / counts[3]
@@ -294,7 +359,8 @@ def test_score_of_an_image_is_the_f_score_of_all_its_boundaries():
     rng = np.random.default_rng(0)
     truth, prediction = (
         np.kron(rng.integers(0, 4, (5, 6)), np.ones((4, 4), int))
-        for _ in range(2))
+        for _ in range(2)
+    )
     truth[3:9, 5:12] = 255
     result = score(prediction, truth, 4, 255)
     assert result.bf1 == pytest.approx(naive_bf1(prediction, truth, 4))
@@ -302,7 +368,8 @@ def test_score_of_an_image_is_the_f_score_of_all_its_boundaries():
     assert score(prediction, truth, 50, 255) == result
     valid = truth != 255
     assert result.accuracy == pytest.approx(
-        (prediction == truth)[valid].mean())
+        (prediction == truth)[valid].mean()
+    )
     assert np.isnan(score(truth * 0, truth * 0, 4, 255).bf1)
 
 
@@ -314,17 +381,20 @@ def test_picked_images_are_those_of_the_greatest_gains_and_losses():
     for run in (0, 2):
         gains = {
             i: s[run] - s[1]
-            for i, s in enumerate(scores) if not np.isnan(s).any()
+            for i, s in enumerate(scores)
+            if not np.isnan(s).any()
         } | {
             i: scores[i, run] - scores[i, 1]
-            for i in (3, 7) if not np.isnan(scores[i, run])
+            for i in (3, 7)
+            if not np.isnan(scores[i, run])
         }
         order = sorted(gains, key=gains.get)
         expected += [(i, run) for i in order[:-3:-1]]
         expected += [(i, run) for i in order[:2]]
     assert [(p.index, p.run) for p in picks] == expected
-    assert all(p.gain == scores[p.index, p.run] - scores[p.index, 1]
-               for p in picks)
+    assert all(
+        p.gain == scores[p.index, p.run] - scores[p.index, 1] for p in picks
+    )
 
 
 def test_run_that_only_gains_has_no_losses_to_show():
@@ -342,10 +412,11 @@ def write_images(root):
         label = np.zeros((64, 64), np.uint8)
         for c in range(1, 5):
             y, x = rng.integers(0, 48, 2)
-            label[y:y + 20, x:x + 14] = c
+            label[y : y + 20, x : x + 14] = c
         label[:4, :4] = 255
         image = 50 * np.minimum(label, 4)[..., None] + rng.integers(
-            0, 40, (64, 64, 3))
+            0, 40, (64, 64, 3)
+        )
         mmcv.imwrite(image.astype(np.uint8), str(root / 'img' / f'{i}.png'))
         mmcv.imwrite(label, str(root / 'ann' / f'{i}.png'))
 
@@ -354,7 +425,7 @@ def config(root, name, distil):
     pipeline = [
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations'),
-        dict(type='PackSegInputs')
+        dict(type='PackSegInputs'),
     ]
     loader = dict(
         batch_size=2,
@@ -367,20 +438,26 @@ def config(root, name, distil):
             data_prefix=dict(img_path='img', seg_map_path='ann'),
             metainfo=dict(
                 classes=CLASSES,
-                palette=[[40 * i, 255 - 50 * i, 90] for i in range(5)]),
-            pipeline=pipeline))
+                palette=[[40 * i, 255 - 50 * i, 90] for i in range(5)],
+            ),
+            pipeline=pipeline,
+        ),
+    )
     student = cnn_segmentor(base_channels=4)
-    student['data_preprocessor'].update(mean=[100.] * 3, std=[60.] * 3)
+    student['data_preprocessor'].update(mean=[100.0] * 3, std=[60.0] * 3)
     # So that it predicts all classes without having learnt to.
     student['decode_head']['init_cfg'] = dict(
-        type='Normal', std=2., override=dict(name='conv_seg'))
+        type='Normal', std=2.0, override=dict(name='conv_seg')
+    )
     distillation = dict(
         type='mmrazor.FrozenTeacherDistill',
         architecture=student,
         teacher=cnn_segmentor(base_channels=8),
         distiller=dict(
             type='BCKDDistiller',
-            boundary=dict(student='backbone', teacher='decode_head.conv_seg')))
+            boundary=dict(student='backbone', teacher='decode_head.conv_seg'),
+        ),
+    )
     return Config(
         dict(
             default_scope='mmseg',
@@ -391,34 +468,44 @@ def config(root, name, distil):
             val_dataloader=dict(
                 loader,
                 batch_size=1,
-                sampler=dict(type='DefaultSampler', shuffle=False)),
+                sampler=dict(type='DefaultSampler', shuffle=False),
+            ),
             val_evaluator=[
                 dict(type='IoUMetric'),
                 dict(
                     type='BoundaryIoUMetric',
-                    trimap_widths=(3, ),
-                    tolerances=(3, )),
-                dict(type='ConnectivityMetric')
+                    trimap_widths=(3,),
+                    tolerances=(3,),
+                ),
+                dict(type='ConnectivityMetric'),
             ],
             train_cfg=dict(
-                type='IterBasedTrainLoop', max_iters=4, val_interval=2),
+                type='IterBasedTrainLoop', max_iters=4, val_interval=2
+            ),
             val_cfg=dict(type='ValLoop'),
             optim_wrapper=dict(
                 type='OptimWrapper',
-                optimizer=dict(type='AdamW', lr=0.002 if distil else 0.001)),
+                optimizer=dict(type='AdamW', lr=0.002 if distil else 0.001),
+            ),
             default_hooks=dict(
                 logger=dict(
-                    type='LoggerHook', interval=1, log_metric_by_epoch=False),
+                    type='LoggerHook', interval=1, log_metric_by_epoch=False
+                ),
                 checkpoint=dict(
-                    type='CheckpointHook', by_epoch=False, interval=4)),
+                    type='CheckpointHook', by_epoch=False, interval=4
+                ),
+            ),
             custom_hooks=[dict(type='StudentCheckpointHook')],
             log_processor=dict(by_epoch=False, window_size=1),
             vis_backends=[dict(type='LocalVisBackend')],
             visualizer=dict(
                 type='SegLocalVisualizer',
                 vis_backends=[dict(type='LocalVisBackend')],
-                name=f'{root.name}_{name}'),
-            randomness=dict(seed=0)))
+                name=f'{root.name}_{name}',
+            ),
+            randomness=dict(seed=0),
+        )
+    )
 
 
 @pytest.fixture(scope='module')
@@ -435,7 +522,8 @@ def runs(tmp_path_factory):
         models.append(runner.model.eval())
     crashed = root / 'crashed'
     shutil.copytree(
-        root / 'alone', crashed, ignore=shutil.ignore_patterns('*.pth'))
+        root / 'alone', crashed, ignore=shutil.ignore_patterns('*.pth')
+    )
     (crashed / 'last_checkpoint').unlink()
     log = next(crashed.glob('*/vis_data/2*.json'))
     log.write_text('\n'.join(log.read_text().splitlines()[:2]))
@@ -448,7 +536,8 @@ def page(runs, tmp_path_factory):
     """The page that compares them."""
     out = tmp_path_factory.mktemp('page') / 'deep' / 'report.html'
     assert write_report(
-        runs[0], str(out), names=NAMES, num_images=3, device='cpu') == str(out)
+        runs[0], str(out), names=NAMES, num_images=3, device='cpu'
+    ) == str(out)
     return out
 
 
@@ -503,8 +592,9 @@ class StrictPage(HTMLParser):
 
     def row(self, start):
         """The row whose first cell starts so."""
-        row, = (
-            r for r in self.rows if ' '.join(r[0].split()).startswith(start))
+        (row,) = (
+            r for r in self.rows if ' '.join(r[0].split()).startswith(start)
+        )
         return [' '.join(cell.split()) for cell in row]
 
 
@@ -516,8 +606,9 @@ def parsed(page):
 def pictures(parsed):
     """Kind, content and alternative text of every picture."""
     for img in parsed.all('img'):
-        kind, data = re.fullmatch(r'data:image/([\w+]+);base64,(.*)',
-                                  img['src']).groups()
+        kind, data = re.fullmatch(
+            r'data:image/([\w+]+);base64,(.*)', img['src']
+        ).groups()
         yield kind, base64.b64decode(data, validate=True), img['alt']
 
 
@@ -581,8 +672,15 @@ def test_names_and_classes_are_text_not_markup(page, parsed):
 
 def test_metrics_on_the_page_are_those_of_the_log(runs, parsed):
     logs = [read_run(path, '').log for path in runs[0]]
-    for key in ('mIoU', 'mBIoU', 'trimap_mIoU_3px', 'bF1', 'b0_err',
-                'whole_regions', 'stray_fragments'):
+    for key in (
+        'mIoU',
+        'mBIoU',
+        'trimap_mIoU_3px',
+        'bF1',
+        'b0_err',
+        'whole_regions',
+        'stray_fragments',
+    ):
         alone, distilled = (log.metrics[key] for log in logs[:2])
         row = parsed.row(f'{key} {"↓" if lower_is_better(key) else "↑"}')
         assert row[1].split()[0] == f'{alone:.2f}'
@@ -590,21 +688,28 @@ def test_metrics_on_the_page_are_those_of_the_log(runs, parsed):
         assert row[2].split()[-1] == f'{distilled - alone:+.2f}'
         assert row[3] == '—'
         best = (min if lower_is_better(key) else max)(alone, distilled)
-        assert ['(best)' in cell
-                for cell in row[1:3]] == [alone == best, distilled == best]
+        assert ['(best)' in cell for cell in row[1:3]] == [
+            alone == best,
+            distilled == best,
+        ]
 
 
 def test_curves_are_drawn_in_the_styles_of_the_runs(parsed):
     drawn = {
         alt.split(' over')[0]: data.decode()
-        for kind, data, alt in pictures(parsed) if kind == 'svg+xml'
+        for kind, data, alt in pictures(parsed)
+        if kind == 'svg+xml'
     }
-    assert {'loss', 'decode.loss_ce', 'distill.loss_bd', 'mIoU',
-            'bF1'} <= set(drawn)
+    assert {'loss', 'decode.loss_ce', 'distill.loss_bd', 'mIoU', 'bF1'} <= set(
+        drawn
+    )
     colors = [style(i).color.lower() for i in range(3)]
     assert all(color in drawn['loss'] for color in colors)
-    assert [color in drawn['distill.loss_bd']
-            for color in colors] == [False, True, False]
+    assert [color in drawn['distill.loss_bd'] for color in colors] == [
+        False,
+        True,
+        False,
+    ]
     assert colors[2] not in drawn['mIoU']  # it had crashed by then
 
 
@@ -620,10 +725,14 @@ def test_page_says_what_a_crashed_run_lacks(parsed):
 
 def test_page_shows_the_configs_difference(parsed):
     assert parsed.row('optim_wrapper.optimizer.lr')[1:] == [
-        '0.001', '0.002', '0.001'
+        '0.001',
+        '0.002',
+        '0.001',
     ]
     assert parsed.row('distillation.type')[1:] == [
-        '—', "'mmrazor.FrozenTeacherDistill'", '—'
+        '—',
+        "'mmrazor.FrozenTeacherDistill'",
+        '—',
     ]
     keys = [row[0] for row in parsed.rows]
     assert not any(key.startswith(('model.', 'work_dir')) for key in keys)
@@ -639,8 +748,8 @@ def test_page_ranks_images_by_the_predictions_of_the_runs(runs, parsed):
     for i in range(NUM_IMAGES):
         _, label, predictions = predictor.predict(i)
         np.testing.assert_array_equal(
-            label, mmcv.imread(f'{dataset.data_root}/ann/{i}.png',
-                               'unchanged'))
+            label, mmcv.imread(f'{dataset.data_root}/ann/{i}.png', 'unchanged')
+        )
         truth.append(label)
         scores.append([naive_bf1(p, label, 5) for p in predictions])
     scores = np.nan_to_num(scores)
@@ -648,13 +757,16 @@ def test_page_ranks_images_by_the_predictions_of_the_runs(runs, parsed):
     assert [
         NAMES[1],
         str((gains > 0).sum()),
-        str((gains < 0).sum()), f'{100 * gains.mean():+.1f}'
+        str((gains < 0).sum()),
+        f'{100 * gains.mean():+.1f}',
     ] in parsed.rows
     text = ' '.join(parsed.text.split())
     for i, word in ((gains.argmax(), 'better'), (gains.argmin(), 'worse')):
         if gains[i] * (1 if word == 'better' else -1) > 0:
-            assert f'{i}.png {NAMES[1]} is {100 * abs(gains[i]):.1f} ' \
+            assert (
+                f'{i}.png {NAMES[1]} is {100 * abs(gains[i]):.1f} '
                 f'points {word} than alone.' in text
+            )
 
 
 def changed(path, out, change, name='changed'):
@@ -670,7 +782,8 @@ def resize(before):
 
     def change(cfg):
         cfg.val_dataloader.dataset.pipeline.insert(
-            1 if before else 2, dict(type='Resize', scale=(40, 24)))
+            1 if before else 2, dict(type='Resize', scale=(40, 24))
+        )
 
     return change
 
@@ -692,19 +805,22 @@ def test_every_run_predicts_through_its_own_pipeline(runs, tmp_path, before):
         for found, size in zip(maps.predictions, ((24, 40), (64, 64))):
             seen = torch.from_numpy(mmcv.imresize(image, size[::-1]))
             seen = model.data_preprocessor(
-                dict(inputs=[seen.permute(2, 0, 1)], data_samples=None))
+                dict(inputs=[seen.permute(2, 0, 1)], data_samples=None)
+            )
             with torch.no_grad():
                 logits = model(seen['inputs'])
             logits = torch.nn.functional.interpolate(
-                logits, size, mode='bilinear')
+                logits, size, mode='bilinear'
+            )
             logits = torch.nn.functional.interpolate(
-                logits, (64, 64), mode='bilinear')
+                logits, (64, 64), mode='bilinear'
+            )
             np.testing.assert_array_equal(found, logits[0].argmax(0))
         first, second = (naive_bf1(p, truth, 5) for p in maps.predictions)
         gains.append(first - second)
     assert np.abs(gains).max() > 0.01
     images = compare_images(entries, 1, 8, NUM_IMAGES, 'cpu')
-    summary, = images.summaries
+    (summary,) = images.summaries
     assert summary.mean == pytest.approx(np.mean(gains))
     assert images.pictures
     for picture in images.pictures:
@@ -737,13 +853,15 @@ def swap_images(cfg):
     cfg.val_dataloader.dataset.update(indices=[1, 0, 2, 3, 4, 5])
 
 
-@pytest.mark.parametrize('change, message', [
-    (remove_val, 'val_dataloader.*config of changed'),
-    (remove_image, '6 in plain and 5 in changed'),
-    (swap_images, '0.png in plain and 1.png in changed'),
-])
-def test_runs_that_see_other_images_are_named(runs, tmp_path, change,
-                                              message):
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (remove_val, 'val_dataloader.*config of changed'),
+        (remove_image, '6 in plain and 5 in changed'),
+        (swap_images, '0.png in plain and 1.png in changed'),
+    ],
+)
+def test_runs_that_see_other_images_are_named(runs, tmp_path, change, message):
     plain = runs[0][0]
     run = changed(plain, tmp_path / 'run', change)
     with pytest.raises(ValueError, match=message):
@@ -778,7 +896,8 @@ def run_tool(monkeypatch, *arguments):
 
 
 def test_tool_compares_a_work_dir_with_a_config_and_its_checkpoint(
-        runs, tmp_path, monkeypatch, capsys):
+    runs, tmp_path, monkeypatch, capsys
+):
     paths, _ = runs
     shipped = tmp_path / 'teacher.py'
     shutil.copy(next(Path(paths[0]).glob('*.py')), shipped)
@@ -786,29 +905,50 @@ def test_tool_compares_a_work_dir_with_a_config_and_its_checkpoint(
     log = next(Path(paths[0]).glob('*/vis_data/2*.json'))
     shutil.copy(log, shipped.with_suffix('.json'))
     out = tmp_path / 'out.html'
-    run_tool(monkeypatch, paths[1], shipped, '--out', out, '--max-images', 3,
-             '--device', 'cpu', '--baseline', 'teacher')
+    run_tool(
+        monkeypatch,
+        paths[1],
+        shipped,
+        '--out',
+        out,
+        '--max-images',
+        3,
+        '--device',
+        'cpu',
+        '--baseline',
+        'teacher',
+    )
     assert str(out) in capsys.readouterr().out
     parsed = StrictPage(out.read_text())
     assert parsed.row('teacher')[2] == 'teacher.pth'
     text = ' '.join(parsed.text.split())
     assert '3 evenly spaced ones of the 6 validation images' in text
     assert 'gains most over teacher' in text
-    assert set(re.findall(r'Image (\d)\.png',
-                          page_alts(parsed))) <= {'0', '2', '5'}
+    assert set(re.findall(r'Image (\d)\.png', page_alts(parsed))) <= {
+        '0',
+        '2',
+        '5',
+    }
 
 
 def test_detectors_are_compared_without_pictures(tmp_path):
     """COCO's metrics, logged by epoch; the data need not be there."""
-    for name, gain in (('a', 0.), ('b', 0.01)):
+    for name, gain in (('a', 0.0), ('b', 0.01)):
         work_dir = tmp_path / name
         write_log(
             work_dir,
-            *(record for epoch in range(1, 13) for record in (
-                train(50 * epoch, loss=2., loss_cls=1., epoch=epoch),
-                val(epoch, **{'coco/bbox_mAP': 0.3 + gain}))))
+            *(
+                record
+                for epoch in range(1, 13)
+                for record in (
+                    train(50 * epoch, loss=2.0, loss_cls=1.0, epoch=epoch),
+                    val(epoch, **{'coco/bbox_mAP': 0.3 + gain}),
+                )
+            ),
+        )
         get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').dump(
-            str(work_dir / 'retinanet.py'))
+            str(work_dir / 'retinanet.py')
+        )
         (work_dir / 'epoch_12.pth').touch()
     paths = [tmp_path / 'a', tmp_path / 'b']
     out = write_report(paths, str(tmp_path / 'out.html'), draw_images=False)
@@ -844,27 +984,33 @@ def spoil(root, name, paths):
         shutil.copy(f'{paths[1]}/iter_4.pth', run / 'iter_4.pth')
     elif name == 'half a checkpoint':
         whole = (run / 'iter_4.pth').read_bytes()
-        (run / 'iter_4.pth').write_bytes(whole[:len(whole) // 2])
+        (run / 'iter_4.pth').write_bytes(whole[: len(whole) // 2])
     elif name == 'config without checkpoint':
         return shutil.copy(file, root / 'alone.py')
     return run
 
 
-@pytest.mark.parametrize('name, message', [
-    ('missing', 'work directory of a training.*which does not exist'),
-    ('no config', r'has no \*\.py'),
-    ('two configs', r"one config in .*other\.py"),
-    ('broken config', 'config of mmengine.*cannot be read .SyntaxError'),
-    ('no log', r'Expected a log .*vis_data/\*\.json'),
-    ('other classes', 'same data, but `classes`.*road.* and .*street'),
-    ('other checkpoint', 'iter_4.pth cannot be loaded into the model'),
-    ('half a checkpoint', r'iter_4.pth \(.* bytes\) is not a checkpoint that '
-     'PyTorch can read: it is cut off'),
-    ('config without checkpoint', 'NAME.pth or NAME.json beside it'),
-])
-def test_run_that_cannot_be_read_ends_with_one_message(runs, tmp_path,
-                                                       monkeypatch, capsys,
-                                                       name, message):
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('missing', 'work directory of a training.*which does not exist'),
+        ('no config', r'has no \*\.py'),
+        ('two configs', r'one config in .*other\.py'),
+        ('broken config', 'config of mmengine.*cannot be read .SyntaxError'),
+        ('no log', r'Expected a log .*vis_data/\*\.json'),
+        ('other classes', 'same data, but `classes`.*road.* and .*street'),
+        ('other checkpoint', 'iter_4.pth cannot be loaded into the model'),
+        (
+            'half a checkpoint',
+            r'iter_4.pth \(.* bytes\) is not a checkpoint that '
+            'PyTorch can read: it is cut off',
+        ),
+        ('config without checkpoint', 'NAME.pth or NAME.json beside it'),
+    ],
+)
+def test_run_that_cannot_be_read_ends_with_one_message(
+    runs, tmp_path, monkeypatch, capsys, name, message
+):
     run = spoil(tmp_path, name, runs[0])
     with pytest.raises(SystemExit):
         run_tool(monkeypatch, runs[0][0], run, '--out', tmp_path / 'out.html')
@@ -875,7 +1021,7 @@ def test_run_that_cannot_be_read_ends_with_one_message(runs, tmp_path,
 
 def test_validation_data_that_is_gone_is_named(runs, tmp_path):
     run = shutil.copytree(runs[0][0], tmp_path / 'run')
-    file, = run.glob('*.py')
+    (file,) = run.glob('*.py')
     root = str(Path(runs[0][0]).parent)
     file.write_text(file.read_text().replace(root, str(tmp_path / 'gone')))
     with pytest.raises(FileNotFoundError, match='gone.*--no-images'):
@@ -884,7 +1030,7 @@ def test_validation_data_that_is_gone_is_named(runs, tmp_path):
 
 def test_run_that_was_never_validated_is_named(runs, tmp_path):
     run = shutil.copytree(runs[0][0], tmp_path / 'run')
-    file, = run.glob('*.py')
+    (file,) = run.glob('*.py')
     cfg = Config.fromfile(file)
     cfg.val_dataloader = None
     cfg.dump(str(file))
@@ -892,21 +1038,26 @@ def test_run_that_was_never_validated_is_named(runs, tmp_path):
         write_report([run], str(tmp_path / 'out.html'), device='cpu')
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(runs=[]), 'got none'),
-    (dict(names=['a']), 'Expected 2 names'),
-    (dict(names=['a', 'a']), 'all different'),
-    (dict(baseline='other'), "'other'. The runs are"),
-    (dict(num_images=0), 'num_images must be at least 1'),
-    (dict(max_images=0), 'max_images must be at least 1'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(runs=[]), 'got none'),
+        (dict(names=['a']), 'Expected 2 names'),
+        (dict(names=['a', 'a']), 'all different'),
+        (dict(baseline='other'), "'other'. The runs are"),
+        (dict(num_images=0), 'num_images must be at least 1'),
+        (dict(max_images=0), 'max_images must be at least 1'),
+    ],
+)
 def test_wrong_option_is_named(runs, tmp_path, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        write_report(**{
-            'runs': runs[0][:2],
-            'out': str(tmp_path / 'out.html'),
-            **kwargs
-        })
+        write_report(
+            **{
+                'runs': runs[0][:2],
+                'out': str(tmp_path / 'out.html'),
+                **kwargs,
+            }
+        )
 
 
 # ------------------------------------------------------------------ rendered
@@ -932,23 +1083,39 @@ def browse(page, profile, width, height, *arguments):
     browser = next(
         filter(
             None,
-            map(shutil.which,
-                ('chromium', 'chromium-browser', 'google-chrome'))), None)
+            map(
+                shutil.which, ('chromium', 'chromium-browser', 'google-chrome')
+            ),
+        ),
+        None,
+    )
     if browser is None:
-        pytest.skip('No Chromium on PATH to render the page; on Debian: '
-                    'apt-get install chromium. That the page is sound HTML '
-                    'with whole pictures is tested without it.')
-    done = subprocess.run([
-        browser, '--headless', '--no-sandbox', '--disable-gpu',
-        '--disable-quic', '--no-first-run', '--disable-background-networking',
-        '--disable-component-update', '--disable-sync', '--hide-scrollbars',
-        f'--user-data-dir={profile}', f'--window-size={width},{height}',
-        *arguments,
-        page.as_uri()
-    ],
-                          capture_output=True,
-                          text=True,
-                          timeout=120)
+        pytest.skip(
+            'No Chromium on PATH to render the page; on Debian: '
+            'apt-get install chromium. That the page is sound HTML '
+            'with whole pictures is tested without it.'
+        )
+    done = subprocess.run(
+        [
+            browser,
+            '--headless',
+            '--no-sandbox',
+            '--disable-gpu',
+            '--disable-quic',
+            '--no-first-run',
+            '--disable-background-networking',
+            '--disable-component-update',
+            '--disable-sync',
+            '--hide-scrollbars',
+            f'--user-data-dir={profile}',
+            f'--window-size={width},{height}',
+            *arguments,
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -960,7 +1127,8 @@ def measure(page, tmp_path, width):
     dom = browse(copy, tmp_path / 'profile', width, 900, '--dump-dom')
     title = re.search(r'<title>(.*?)</title>', dom, re.DOTALL)[1]
     return json.loads(
-        title.replace('&amp;', '&').replace('&lt;', '<').replace('&gt;', '>'))
+        title.replace('&amp;', '&').replace('&lt;', '<').replace('&gt;', '>')
+    )
 
 
 def near(picture, color, distance=40):
@@ -981,8 +1149,13 @@ def test_browser_shows_curves_and_errors(page, tmp_path):
     lefts = {round(left) for _, _, left, *_ in layout['images']}
     assert len(lefts) >= 4  # side by side
     file = tmp_path / 'shot.png'
-    browse(page, tmp_path / 'profile', 1280, layout['height'],
-           f'--screenshot={file}')
+    browse(
+        page,
+        tmp_path / 'profile',
+        1280,
+        layout['height'],
+        f'--screenshot={file}',
+    )
     shot = Image.open(file)
     assert shot.size == (1280, layout['height'])
     shown = {alt: shot.crop(box) for alt, _, *box in layout['images']}
@@ -990,7 +1163,8 @@ def test_browser_shows_curves_and_errors(page, tmp_path):
     for alt, picture in shown.items():
         if alt.startswith('Errors of '):
             errors += np.array(
-                [near(picture, color) for color in ERROR_COLORS.values()])
+                [near(picture, color) for color in ERROR_COLORS.values()]
+            )
         elif alt.startswith('loss over'):
             for i in range(3):
                 rgb = bytes.fromhex(style(i).color[1:])

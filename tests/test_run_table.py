@@ -1,4 +1,5 @@
 """The table runner: what it reads, what it runs, what it makes of the logs."""
+
 import argparse
 import copy
 import csv
@@ -21,9 +22,16 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmbckd.report.runs import Log, read_log
-from mmbckd.tables import (Row, Statistic, plan, read_table, summarize, to_csv,
-                           to_markdown)
-from mmbckd.tables import execution
+from mmbckd.tables import (
+    Row,
+    Statistic,
+    execution,
+    plan,
+    read_table,
+    summarize,
+    to_csv,
+    to_markdown,
+)
 from mmbckd.tables.cost import model_cost
 from mmbckd.tables.execution import Device, run_jobs
 from mmbckd.tables.jobs import derive_config, minutes_left
@@ -45,6 +53,7 @@ def tool(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(TOOLS))
     monkeypatch.chdir(tmp_path)
     import run_table
+
     return run_table
 
 
@@ -57,8 +66,11 @@ def toy(tmp_path, monkeypatch) -> Path:
         for i in range(2):
             shape = (64, 64, 3) if folder == 'img' else (64, 64)
             Image.fromarray(rng.integers(0, top, shape, np.uint8)).save(
-                tmp_path / 'data' / folder /
-                f'{i}.{"jpg" if folder == "img" else "png"}')
+                tmp_path
+                / 'data'
+                / folder
+                / f'{i}.{"jpg" if folder == "img" else "png"}'
+            )
     monkeypatch.setenv('TOY_DATA', str(tmp_path / 'data'))
     cfg = Config.fromfile(TOY)
     cfg.custom_imports = dict(imports=['mmbckd'])  # lets it be resumed
@@ -71,10 +83,12 @@ def toy(tmp_path, monkeypatch) -> Path:
 
 def write(path: Path, **changes) -> Path:
     """A definition with the student toy.py."""
-    node = dict(title='Toy',
-                metrics=['mIoU', 'b0_err'],
-                input_size=[64, 64],
-                pairs=[dict(title='toy', student='toy.py')])
+    node = dict(
+        title='Toy',
+        metrics=['mIoU', 'b0_err'],
+        input_size=[64, 64],
+        pairs=[dict(title='toy', student='toy.py')],
+    )
     path.write_text(yaml.safe_dump({**node, **changes}))
     return path
 
@@ -82,20 +96,43 @@ def write(path: Path, **changes) -> Path:
 # ---------------------------------------------------------------- definitions
 
 
-@pytest.mark.parametrize('changes, message', [
-    (dict(metrics='mIoU'), '`metrics` of the table to be a list'),
-    (dict(rows=[]), "keys .* in the table, but got 'rows'"),
-    (dict(input_size=[64]), r'`input_size` as \[height, width\]'),
-    (dict(seeds=[0, 0]), '`seeds` as a list of different numbers'),
-    (dict(pairs=[dict(title='x')]), '`student` in a pair'),
-    (dict(pairs=[dict(title='x', student=3)]), "row 'student' with the keys"),
-    (dict(pairs=[
-        dict(title='x', student='toy.py', rows=dict(A=dict(seeds=[1])))
-    ]), "`config` in the row 'A'"),
-    (dict(pairs=[
-        dict(title='x', student=dict(config='toy.py', options=dict(a=1)))
-    ]), "`options` of the row 'student' and a `variant`"),
-])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(metrics='mIoU'), '`metrics` of the table to be a list'),
+        (dict(rows=[]), "keys .* in the table, but got 'rows'"),
+        (dict(input_size=[64]), r'`input_size` as \[height, width\]'),
+        (dict(seeds=[0, 0]), '`seeds` as a list of different numbers'),
+        (dict(pairs=[dict(title='x')]), '`student` in a pair'),
+        (
+            dict(pairs=[dict(title='x', student=3)]),
+            "row 'student' with the keys",
+        ),
+        (
+            dict(
+                pairs=[
+                    dict(
+                        title='x',
+                        student='toy.py',
+                        rows=dict(A=dict(seeds=[1])),
+                    )
+                ]
+            ),
+            "`config` in the row 'A'",
+        ),
+        (
+            dict(
+                pairs=[
+                    dict(
+                        title='x',
+                        student=dict(config='toy.py', options=dict(a=1)),
+                    )
+                ]
+            ),
+            "`options` of the row 'student' and a `variant`",
+        ),
+    ],
+)
 def test_wrong_definition_is_named_with_its_file(toy, changes, message):
     with pytest.raises(ValueError, match=f'(?s){message}.*toy.yml'):
         read_table(write(toy, **changes))
@@ -108,13 +145,19 @@ def test_missing_config_is_named(toy, name):
 
 
 def test_every_table_reads_and_its_teachers_are_those_of_its_configs(
-        tmp_path, monkeypatch):
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    assert {path.stem
-            for path in TABLES} >= {
-                'voc12aug', 'cityscapes', 'ade20k', 'coco-stuff10k', 'camvid',
-                'ablation', 'coco-detection', 'coco-instance'
-            }
+    assert {path.stem for path in TABLES} >= {
+        'voc12aug',
+        'cityscapes',
+        'ade20k',
+        'coco-stuff10k',
+        'camvid',
+        'ablation',
+        'coco-detection',
+        'coco-instance',
+    }
     for path in TABLES:
         jobs = plan(read_table(path), 'work_dirs')
         # What others need comes first, and is made by a job of the table.
@@ -140,25 +183,38 @@ def test_every_config_of_the_zoo_is_in_a_table():
     assert zoo <= named
 
 
-@pytest.mark.parametrize('config, metrics', [
-    ('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
-     ['IoUMetric', 'BoundaryIoUMetric', 'ConnectivityMetric']),
-    ('mmrazor::distill/mmseg/cwd/cwd_logits_pspnet_r101-d8_pspnet_r18-d8_'
-     '4xb2-80k_cityscapes-512x1024.py',
-     ['IoUMetric', 'BoundaryIoUMetric', 'ConnectivityMetric']),
-    ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py', ['CocoBoundaryMetric']),
-    ('mmdet::gfl/gfl_r50_fpn_ms-2x_coco.py', ['CocoMetric']),
-    ('mmrazor::distill/mmdet/pkd/pkd_fpn_faster-rcnn_r101_faster-rcnn_r50_'
-     '2x_coco.py', ['CocoMetric']),
-])
+@pytest.mark.parametrize(
+    'config, metrics',
+    [
+        (
+            'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
+            ['IoUMetric', 'BoundaryIoUMetric', 'ConnectivityMetric'],
+        ),
+        (
+            'mmrazor::distill/mmseg/cwd/cwd_logits_pspnet_r101-d8_pspnet_r18-d8_'
+            '4xb2-80k_cityscapes-512x1024.py',
+            ['IoUMetric', 'BoundaryIoUMetric', 'ConnectivityMetric'],
+        ),
+        (
+            'mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py',
+            ['CocoBoundaryMetric'],
+        ),
+        ('mmdet::gfl/gfl_r50_fpn_ms-2x_coco.py', ['CocoMetric']),
+        (
+            'mmrazor::distill/mmdet/pkd/pkd_fpn_faster-rcnn_r101_faster-rcnn_r50_'
+            '2x_coco.py',
+            ['CocoMetric'],
+        ),
+    ],
+)
 def test_upstreams_config_reports_our_metrics(tmp_path, config, metrics):
     file = tmp_path / 'derived.py'
     file.write_text(derive_config(config))
     cfg = Config.fromfile(file)
     assert cfg.val_cfg.type == 'ValLoop'
-    assert {'DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook'
-            } <= {hook['type']
-                  for hook in cfg.custom_hooks}
+    assert {'DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook'} <= {
+        hook['type'] for hook in cfg.custom_hooks
+    }
     for found in (cfg.val_evaluator, cfg.test_evaluator):
         found = found if isinstance(found, list) else [found]
         assert [metric['type'] for metric in found] == metrics
@@ -167,29 +223,38 @@ def test_upstreams_config_reports_our_metrics(tmp_path, config, metrics):
 def test_options_of_a_row_change_the_config_that_runs(toy):
     """The command says the same as the config by which work is estimated."""
     table = read_table(
-        write(toy,
-              pairs=[
-                  dict(title='x',
-                       student='toy.py',
-                       rows=dict(A=dict(config='toy.py',
-                                        variant='short',
-                                        options={
-                                            'train_cfg.max_iters': 2,
-                                            'model.backbone.strides':
-                                            [1, 1, 2, 2],
-                                            'model.align_corners': True
-                                        })))
-              ]))
+        write(
+            toy,
+            pairs=[
+                dict(
+                    title='x',
+                    student='toy.py',
+                    rows=dict(
+                        A=dict(
+                            config='toy.py',
+                            variant='short',
+                            options={
+                                'train_cfg.max_iters': 2,
+                                'model.backbone.strides': [1, 1, 2, 2],
+                                'model.align_corners': True,
+                            },
+                        )
+                    ),
+                )
+            ],
+        )
+    )
     plain, changed = plan(table, toy.parent)
     assert (plain.limit, changed.limit) == (4, 2)
     assert plain.work_dir.name == 'toy'
     assert changed.work_dir.name == 'toy_short'
-    options = changed.command()[changed.command().index('--cfg-options') + 1:]
+    options = changed.command()[changed.command().index('--cfg-options') + 1 :]
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     run = copy.deepcopy(plain.config)
     run.merge_from_dict(
-        parser.parse_args(['--cfg-options', *options]).cfg_options)
+        parser.parse_args(['--cfg-options', *options]).cfg_options
+    )
     assert run.to_dict() == changed.config.to_dict()
 
 
@@ -221,16 +286,22 @@ def table_with_rows(toy, teacher='teacher.py', **rows):
 
 
 def test_plain_row_is_a_student_that_learns_from_nobody(
-        toy, tool, monkeypatch, capsys):
+    toy, tool, monkeypatch, capsys
+):
     """At another budget; the row beside it learns from the teacher."""
     table = table_with_rows(
         toy,
         longer=dict(config='long.py'),
-        KD=dict(teacher='teacher.py', teacher_ckpt='work_dirs/x.pth'))
+        KD=dict(teacher='teacher.py', teacher_ckpt='work_dirs/x.pth'),
+    )
     jobs = {job.work_dir.name: job for job in plan(table, 'work_dirs')}
     made = Path('work_dirs/teacher/iter_4.pth')
     assert {name: job.teacher for name, job in jobs.items()} == {
-        'teacher': None, 'toy': None, 'long': None, 'KD': made}
+        'teacher': None,
+        'toy': None,
+        'long': None,
+        'KD': made,
+    }
     command = ' '.join(jobs['long'].command())
     assert 'mim train mmsegmentation' in command
     assert 'teacher_ckpt' not in command
@@ -254,8 +325,10 @@ def test_costs_of_a_plain_row_are_its_own(toy, tool, monkeypatch):
         small=dict(
             config='long.py',
             options={'model.decode_head.channels': 2},
-            variant='small'),
-        KD=dict(teacher='teacher.py'))
+            variant='small',
+        ),
+        KD=dict(teacher='teacher.py'),
+    )
     monkeypatch.setattr(sys, 'argv', ['run_table.py', str(toy), '--cpu'])
     found = tool.costs_of(table, lambda row, seed: True, tool.parse_args())
     summary = summarize(table, lambda row, seed: None, **found)
@@ -263,25 +336,32 @@ def test_costs_of_a_plain_row_are_its_own(toy, tool, monkeypatch):
     assert costs['small'] < costs['student'] == costs['KD']
 
 
-@pytest.mark.parametrize('changes', [
-    dict(teacher='teacher.py', teacher_ckpt=None),
-    dict(teacher='teacher.py', teacher_ckpt='work_dirs/teacher/iter_4.pth'),
-    dict(teacher=dict(cfg_path='teacher.py'), teacher_ckpt=None),
-    dict(),  # of MMRazor: the teacher is its config, and has no checkpoint
-    dict(teacher_ckpt='work_dirs/teacher/iter_4.pth'),
-])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(teacher='teacher.py', teacher_ckpt=None),
+        dict(
+            teacher='teacher.py', teacher_ckpt='work_dirs/teacher/iter_4.pth'
+        ),
+        dict(teacher=dict(cfg_path='teacher.py'), teacher_ckpt=None),
+        dict(),  # of MMRazor: the teacher is its config, and has no checkpoint
+        dict(teacher_ckpt='work_dirs/teacher/iter_4.pth'),
+    ],
+)
 def test_teacher_is_trained_and_handed_over(toy, changes):
-    teacher, student, job = plan(
-        table_with_rows(toy, KD=changes), 'work_dirs')
+    teacher, student, job = plan(table_with_rows(toy, KD=changes), 'work_dirs')
     assert teacher.command()[:2] == ['mim', 'train']
     assert job.teacher == teacher.last_checkpoint
     assert f'model.teacher_ckpt={job.teacher}' in job.command()
 
 
-@pytest.mark.parametrize('teacher, changes', [
-    ('teacher.py', dict(teacher_ckpt='https://x.org/a.pth')),
-    (dict(config='teacher.py', checkpoint='https://x.org/a.pth'), dict()),
-])
+@pytest.mark.parametrize(
+    'teacher, changes',
+    [
+        ('teacher.py', dict(teacher_ckpt='https://x.org/a.pth')),
+        (dict(config='teacher.py', checkpoint='https://x.org/a.pth'), dict()),
+    ],
+)
 def test_published_teacher_is_tested_and_handed_over(toy, teacher, changes):
     jobs = plan(table_with_rows(toy, teacher, KD=changes), 'work_dirs')
     jobs = {job.work_dir.name: job for job in jobs}
@@ -290,8 +370,9 @@ def test_published_teacher_is_tested_and_handed_over(toy, teacher, changes):
     job = jobs['KD']
     assert job.teacher is None
     assert job.config.model.teacher_ckpt == 'https://x.org/a.pth'
-    assert ('model.teacher_ckpt=https://x.org/a.pth'
-            in job.command()) == ('teacher_ckpt' not in changes)
+    assert ('model.teacher_ckpt=https://x.org/a.pth' in job.command()) == (
+        'teacher_ckpt' not in changes
+    )
 
 
 def test_checkpoint_in_the_options_of_a_row_counts(toy):
@@ -303,37 +384,60 @@ def test_checkpoint_in_the_options_of_a_row_counts(toy):
             KD=dict(
                 config='kd.py',
                 options={'model.teacher_ckpt': 'a.pth'},
-                variant='a')), 'work_dirs')
+                variant='a',
+            ),
+        ),
+        'work_dirs',
+    )
     jobs = {job.work_dir.name: job for job in jobs}
     assert 'a.pth' in jobs['teacher'].command()
     assert jobs['kd_a'].teacher is None
 
 
-@pytest.mark.parametrize('changes, message', [
-    (dict(teacher='other.py'), 'Expected teacher as teacher of KD.*other.py'),
-    (dict(teacher=None), '`teacher` .* config of KD.*None'),
-    (dict(teacher=3), '`teacher` .* config of KD.*3'),
-    (dict(teacher=dict(cfg_path='teacher.py', pretrained=True)),
-     '`teacher_ckpt` .* config of KD.*pretrained'),
-    (dict(teacher=dict(type='EncoderDecoder', _delete_=True,
-                       init_cfg=dict(type='Pretrained', checkpoint='a.pth'))),
-     '`teacher_ckpt` .* config of KD.*pretrained'),
-])
-def test_row_without_a_teacher_to_use_is_named(toy, tool, monkeypatch,
-                                               changes, message):
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (
+            dict(teacher='other.py'),
+            'Expected teacher as teacher of KD.*other.py',
+        ),
+        (dict(teacher=None), '`teacher` .* config of KD.*None'),
+        (dict(teacher=3), '`teacher` .* config of KD.*3'),
+        (
+            dict(teacher=dict(cfg_path='teacher.py', pretrained=True)),
+            '`teacher_ckpt` .* config of KD.*pretrained',
+        ),
+        (
+            dict(
+                teacher=dict(
+                    type='EncoderDecoder',
+                    _delete_=True,
+                    init_cfg=dict(type='Pretrained', checkpoint='a.pth'),
+                )
+            ),
+            '`teacher_ckpt` .* config of KD.*pretrained',
+        ),
+    ],
+)
+def test_row_without_a_teacher_to_use_is_named(
+    toy, tool, monkeypatch, changes, message
+):
     table_with_rows(toy, KD=changes)
     monkeypatch.setattr(
-        sys, 'argv',
-        ['run_table.py', str(toy), '--cpu', '--dry-run'])
+        sys, 'argv', ['run_table.py', str(toy), '--cpu', '--dry-run']
+    )
     with pytest.raises(SystemExit, match=f'(?s)run_table.py: .*{message}'):
         tool.main()
 
 
-@pytest.mark.parametrize('change', [
-    lambda cfg: cfg.pop('model'),
-    lambda cfg: cfg.update(train_cfg=None),
-    lambda cfg: cfg.update(default_scope='mmpose'),
-])
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda cfg: cfg.pop('model'),
+        lambda cfg: cfg.update(train_cfg=None),
+        lambda cfg: cfg.update(default_scope='mmpose'),
+    ],
+)
 def test_row_that_cannot_be_trained_is_named(toy, change):
     file = toy.parent / 'broken.py'
     cfg = Config.fromfile(toy.parent / 'toy.py')
@@ -350,37 +454,46 @@ def test_row_that_cannot_be_trained_is_named(toy, change):
 def table_of(path: Path, values: dict, seeds: list, **changes):
     """A table's summary, of values by (title, seed)."""
     table = read_table(
-        write(path,
-              seeds=seeds,
-              pairs=[
-                  dict(title='toy',
-                       teacher=dict(config='toy.py', seeds=[0]),
-                       student='toy.py',
-                       rows={
-                           'BCKD': 'toy.py',
-                           'CWD': 'toy.py'
-                       })
-              ],
-              **changes))
+        write(
+            path,
+            seeds=seeds,
+            pairs=[
+                dict(
+                    title='toy',
+                    teacher=dict(config='toy.py', seeds=[0]),
+                    student='toy.py',
+                    rows={'BCKD': 'toy.py', 'CWD': 'toy.py'},
+                )
+            ],
+            **changes,
+        )
+    )
     return summarize(
         table,
-        lambda row, seed: Log([], [dict(values[row.title, seed], iter=4)])
-        if (row.title, seed) in values else None)
+        lambda row, seed: (
+            Log([], [dict(values[row.title, seed], iter=4)])
+            if (row.title, seed) in values
+            else None
+        ),
+    )
 
 
 def test_means_deviations_gains_and_shares_are_right(toy):
     summary = table_of(
-        toy, {
-            ('teacher', 0): dict(mIoU=50., b0_err=2.),
-            ('student', 0): dict(mIoU=39., b0_err=4.),
-            ('student', 1): dict(mIoU=41., b0_err=4.),
-            ('student', 2): dict(mIoU=40., b0_err=4.),
-            ('BCKD', 0): dict(mIoU=42., b0_err=3.),
-            ('BCKD', 1): dict(mIoU=43., b0_err=4.)
-        }, [0, 1, 2])
+        toy,
+        {
+            ('teacher', 0): dict(mIoU=50.0, b0_err=2.0),
+            ('student', 0): dict(mIoU=39.0, b0_err=4.0),
+            ('student', 1): dict(mIoU=41.0, b0_err=4.0),
+            ('student', 2): dict(mIoU=40.0, b0_err=4.0),
+            ('BCKD', 0): dict(mIoU=42.0, b0_err=3.0),
+            ('BCKD', 1): dict(mIoU=43.0, b0_err=4.0),
+        },
+        [0, 1, 2],
+    )
     rows = {row['title']: row for row in summary['rows']}
-    assert rows['student']['metrics']['mIoU']['mean'] == 40.
-    assert rows['student']['metrics']['mIoU']['std'] == pytest.approx(1.)
+    assert rows['student']['metrics']['mIoU']['mean'] == 40.0
+    assert rows['student']['metrics']['mIoU']['std'] == pytest.approx(1.0)
     assert 'gain' not in rows['student']['metrics']['mIoU']
     cell = rows['BCKD']['metrics']['mIoU']
     assert cell['mean'] == 42.5
@@ -388,8 +501,10 @@ def test_means_deviations_gains_and_shares_are_right(toy):
     assert cell['gain'] == 2.5 and cell['gap_closed'] == 0.25
     fewer = rows['BCKD']['metrics']['b0_err']  # half of 4 -> 2
     assert fewer['gain'] == -0.5 and fewer['gap_closed'] == 0.25
-    assert (rows['BCKD']['seeds'], rows['BCKD']['seeds_asked']) == ([0, 1],
-                                                                    [0, 1, 2])
+    assert (rows['BCKD']['seeds'], rows['BCKD']['seeds_asked']) == (
+        [0, 1],
+        [0, 1, 2],
+    )
 
     lines = to_markdown(summary)
     assert lines[0] == '|  | mIoU ↑ | b0_err ↓ | seeds |'
@@ -406,39 +521,43 @@ def test_means_deviations_gains_and_shares_are_right(toy):
 
 
 def test_without_teacher_or_gap_there_is_no_share(toy):
-    assert gap_closed(41., 40., 40.) is None
-    assert gap_closed(41., 40., None) is None
-    assert gap_closed(None, 40., 44.) is None
+    assert gap_closed(41.0, 40.0, 40.0) is None
+    assert gap_closed(41.0, 40.0, None) is None
+    assert gap_closed(None, 40.0, 44.0) is None
     lines = to_markdown(
-        table_of(toy, {
-            ('student', 0): dict(mIoU=40.),
-            ('BCKD', 0): dict(mIoU=41.)
-        }, [0]))
+        table_of(
+            toy,
+            {('student', 0): dict(mIoU=40.0), ('BCKD', 0): dict(mIoU=41.0)},
+            [0],
+        )
+    )
     assert '| BCKD | 41.00 | — | 1 |' in lines
     assert '| BCKD | +1.00 (—) | — |' in lines
 
 
 def test_deviation_is_that_of_a_sample():
-    values = [1., 2., 4., 9.]
+    values = [1.0, 2.0, 4.0, 9.0]
     found = Statistic.of(values)
     assert found.std == pytest.approx(np.std(values, ddof=1))
     assert found.mean == statistics.fmean(values)
-    assert Statistic.of([3.]).std is None and Statistic.of([]) is None
+    assert Statistic.of([3.0]).std is None and Statistic.of([]) is None
 
 
 def test_parameters_and_flops_are_those_of_the_plain_model(toy):
     cfg = Config.fromfile(toy.with_suffix('.py'))
-    cfg.model = dict(type='mmseg.EncoderDecoder',
-                     backbone=dict(type='ResNet',
-                                   depth=18,
-                                   stem_channels=4,
-                                   base_channels=4,
-                                   norm_cfg=dict(type='BN')),
-                     decode_head=cfg.model.decode_head,
-                     auxiliary_head=dict(cfg.model.decode_head,
-                                         in_index=3,
-                                         channels=100),
-                     test_cfg=dict(mode='whole'))
+    cfg.model = dict(
+        type='mmseg.EncoderDecoder',
+        backbone=dict(
+            type='ResNet',
+            depth=18,
+            stem_channels=4,
+            base_channels=4,
+            norm_cfg=dict(type='BN'),
+        ),
+        decode_head=cfg.model.decode_head,
+        auxiliary_head=dict(cfg.model.decode_head, in_index=3, channels=100),
+        test_cfg=dict(mode='whole'),
+    )
     small = model_cost(cfg, (64, 64))
     large = model_cost(cfg, (128, 64), repeats=2)
     del cfg.model.auxiliary_head
@@ -461,7 +580,8 @@ class Killed(Hook):
 
 
 def test_killed_run_goes_on_and_a_finished_one_is_not_run_again(
-        toy, tool, monkeypatch, capsys):
+    toy, tool, monkeypatch, capsys
+):
     table = read_table(toy)
     first, second = plan(table, 'work_dirs')
     assert first.work_dir != second.work_dir
@@ -486,8 +606,9 @@ def test_killed_run_goes_on_and_a_finished_one_is_not_run_again(
 
     # The tool runs but the other seed.
     ran = []
-    monkeypatch.setattr(tool, 'run_jobs',
-                        lambda jobs, _: ran.extend(jobs) or [])
+    monkeypatch.setattr(
+        tool, 'run_jobs', lambda jobs, _: ran.extend(jobs) or []
+    )
     argv = ['run_table.py', str(toy), '--cpu', '--results', 'kept']
     monkeypatch.setattr(sys, 'argv', argv)
     tool.main()
@@ -513,26 +634,32 @@ def test_run_killed_in_its_last_validation_is_tested_only(toy, monkeypatch):
     folder = job.work_dir / '20260101_000000'
     folder.mkdir()
     (folder / '20260101_000000.json').write_text('{"mIoU": 3.0, "time": 1}')
-    assert job.log().metrics == dict(mIoU=3.)
+    assert job.log().metrics == dict(mIoU=3.0)
 
 
-@pytest.mark.parametrize('records, done', [
-    ([dict(iter=4, step=4), dict(mIoU=1., step=4)], True),
-    ([dict(iter=4, step=4), dict(mIoU=1., step=0)], True),
-    ([dict(iter=2, step=2), dict(mIoU=1., step=2)], False),
-    ([dict(iter=2, step=2), dict(mIoU=1., step=0)], False),
-    ([dict(mIoU=1., step=2), dict(iter=4, step=4)], False),
-])
-def test_only_a_run_validated_at_its_end_is_done(toy, monkeypatch, records,
-                                                 done):
+@pytest.mark.parametrize(
+    'records, done',
+    [
+        ([dict(iter=4, step=4), dict(mIoU=1.0, step=4)], True),
+        ([dict(iter=4, step=4), dict(mIoU=1.0, step=0)], True),
+        ([dict(iter=2, step=2), dict(mIoU=1.0, step=2)], False),
+        ([dict(iter=2, step=2), dict(mIoU=1.0, step=0)], False),
+        ([dict(mIoU=1.0, step=2), dict(iter=4, step=4)], False),
+    ],
+)
+def test_only_a_run_validated_at_its_end_is_done(
+    toy, monkeypatch, records, done
+):
     monkeypatch.chdir(toy.parent)
     job = plan(read_table(toy), 'work_dirs')[0]
     vis_data = job.work_dir / '20260101_000000' / 'vis_data'
     vis_data.mkdir(parents=True)
-    (vis_data / '20260101_000000.json').write_text('\n'.join(
-        map(json.dumps, records)))
-    Config(dict(randomness=dict(seed=0),
-                train_cfg=job.config.train_cfg)).dump(job.work_dir / 'toy.py')
+    (vis_data / '20260101_000000.json').write_text(
+        '\n'.join(map(json.dumps, records))
+    )
+    Config(dict(randomness=dict(seed=0), train_cfg=job.config.train_cfg)).dump(
+        job.work_dir / 'toy.py'
+    )
     assert (job.log() is not None) == done
 
 
@@ -541,25 +668,29 @@ def test_work_directory_of_another_seed_is_refused(toy, monkeypatch):
     job = plan(read_table(toy), 'work_dirs')[1]
     vis_data = job.work_dir / '20260101_000000' / 'vis_data'
     vis_data.mkdir(parents=True)
-    (vis_data / '20260101_000000.json'
-     ).write_text(json.dumps(dict(loss=1., iter=1, step=1)) + '\n')
+    (vis_data / '20260101_000000.json').write_text(
+        json.dumps(dict(loss=1.0, iter=1, step=1)) + '\n'
+    )
     Config(dict(randomness=dict(seed=7))).dump(job.work_dir / 'toy.py')
     with pytest.raises(ValueError, match='seed 1 .* its config says 7'):
         job.log()
 
 
-def test_dry_run_prints_the_commands_and_runs_nothing(toy, tool, monkeypatch,
-                                                      capsys):
+def test_dry_run_prints_the_commands_and_runs_nothing(
+    toy, tool, monkeypatch, capsys
+):
     monkeypatch.setattr(subprocess, 'Popen', None)
     monkeypatch.setattr(
-        sys, 'argv',
-        ['run_table.py', str(toy), '--cpu', '--dry-run'])
+        sys, 'argv', ['run_table.py', str(toy), '--cpu', '--dry-run']
+    )
     tool.main()
     said = capsys.readouterr().out
     for seed, place in ((0, 'toy'), (1, 'toy_seed-1')):
-        assert (f'CUDA_VISIBLE_DEVICES= mim train mmsegmentation toy.py '
-                f'--launcher none --gpus 0 --work-dir work_dirs/{place} '
-                f'--cfg-options randomness.seed={seed}\n') in said
+        assert (
+            f'CUDA_VISIBLE_DEVICES= mim train mmsegmentation toy.py '
+            f'--launcher none --gpus 0 --work-dir work_dirs/{place} '
+            f'--cfg-options randomness.seed={seed}\n'
+        ) in said
     assert '4 iterations x batch 2 = 8 images' in said
     assert '0 runs done, 2 to run' in said
     assert not Path('work_dirs').exists()
@@ -572,16 +703,22 @@ def test_options_give_every_run_its_place(tool, monkeypatch):
         monkeypatch.setattr(sys, 'argv', ['run_table.py', 'x.yml', *options])
         return tool.devices_of(tool.parse_args())
 
-    assert places('--gpus',
-                  '0,2') == [Device('0', gpus=1),
-                             Device('2', gpus=1)]
-    assert places('--launcher', 'pytorch', '--gpus',
-                  '4') == [Device(None, 'pytorch', 4)]
+    assert places('--gpus', '0,2') == [
+        Device('0', gpus=1),
+        Device('2', gpus=1),
+    ]
+    assert places('--launcher', 'pytorch', '--gpus', '4') == [
+        Device(None, 'pytorch', 4)
+    ]
     assert places('--cpu') == [CPU]
     assert places('--cpu', '--cpu-runs', '2') == [CPU, CPU]
-    for options in (('--gpus', '0,0'), ('--gpus', 'all'),
-                    ('--cpu', '--gpus', '1'), ('--cpu', '--cpu-runs', '0'),
-                    ('--launcher', 'pytorch', '--gpus', '0,1')):
+    for options in (
+        ('--gpus', '0,0'),
+        ('--gpus', 'all'),
+        ('--cpu', '--gpus', '1'),
+        ('--cpu', '--cpu-runs', '0'),
+        ('--launcher', 'pytorch', '--gpus', '0,1'),
+    ):
         with pytest.raises(ValueError, match='Expected'):
             places(*options)
 
@@ -590,8 +727,10 @@ def test_failed_run_is_told_and_the_others_run(toy, monkeypatch):
     monkeypatch.chdir(toy.parent)
     jobs = plan(read_table(toy), 'work_dirs')
     monkeypatch.setattr(
-        Device, 'command',
-        lambda *_: ['timeit', '-n1', '-r1', 'import os; os._exit(3)'])
+        Device,
+        'command',
+        lambda *_: ['timeit', '-n1', '-r1', 'import os; os._exit(3)'],
+    )
     failures = run_jobs(jobs, [CPU, CPU])
     assert len(failures) == 2 and all('ended with 3' in f for f in failures)
 
@@ -600,11 +739,15 @@ def test_stopped_runner_leaves_no_run_behind(toy, monkeypatch):
     monkeypatch.chdir(toy.parent)
     jobs = plan(read_table(toy), 'work_dirs')
     monkeypatch.setattr(
-        Device, 'command',
+        Device,
+        'command',
         lambda *_: [
-            'timeit', '-n1', '-r1',
-            'import time; time.sleep(60); open("survived", "w")'
-        ])
+            'timeit',
+            '-n1',
+            '-r1',
+            'import time; time.sleep(60); open("survived", "w")',
+        ],
+    )
 
     def stop(_):
         while not (jobs[0].work_dir / '.lock').exists():
@@ -626,18 +769,21 @@ def test_run_that_another_process_makes_is_left_to_it(toy, monkeypatch):
     job.work_dir.mkdir(parents=True)
     with open(job.work_dir / '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        failure, = run_jobs([job], [CPU])
+        (failure,) = run_jobs([job], [CPU])
     assert 'in use by another process' in failure
 
 
 def test_joined_log_reads_as_the_run_did(tmp_path):
     log = Log(
         train=[
-            dict(loss=1., epoch=e, iter=i, step=i)
+            dict(loss=1.0, epoch=e, iter=i, step=i)
             for i, e in ((50, 1), (100, 1), (150, 2), (200, 2))
         ],
-        val=[dict(mAP=.1, iter=100, epoch=1),
-             dict(mAP=.2, iter=200, epoch=2)])
+        val=[
+            dict(mAP=0.1, iter=100, epoch=1),
+            dict(mAP=0.2, iter=200, epoch=2),
+        ],
+    )
     row = Row('x', 'a/b.py', (0, 1))
     copy_log(tmp_path, row, 1, log)
     assert results_log(tmp_path, row, 1) == log
@@ -647,14 +793,17 @@ def test_joined_log_reads_as_the_run_did(tmp_path):
 def test_table_in_the_docs_is_made_from_kept_logs(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     import make_tables
+
     text = '<!-- table: configs/tables/camvid.yml -->\nold\n<!-- end -->\n'
     lines = make_tables.fill(text).splitlines()
     kept = ROOT / 'results/camvid'
     name = 'fpn_r18-w32_1xb8-1k_camvid-120x160'
     values = [
         read_log([file]).metrics['mIoU']
-        for file in (kept / f'{name}{seed}.json'
-                     for seed in ('', '_seed-1', '_seed-2')) if file.exists()
+        for file in (
+            kept / f'{name}{seed}.json' for seed in ('', '_seed-1', '_seed-2')
+        )
+        if file.exists()
     ]
-    row, = (x for x in lines if x.startswith('| student |'))
+    (row,) = (x for x in lines if x.startswith('| student |'))
     assert f'| {statistics.fmean(values):.2f}' in row

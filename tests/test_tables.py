@@ -1,4 +1,5 @@
 """No figure of README.md is typed: it is what the logs say."""
+
 import json
 import shutil
 import subprocess
@@ -15,9 +16,11 @@ STUDENT = 'fpn_r18-w32_1xb8-1k_camvid-120x160'
 
 
 def test_readme_holds_what_the_logs_say():
-    subprocess.run([sys.executable, 'tools/make_tables.py', '--check'],
-                   cwd=ROOT,
-                   check=True)
+    subprocess.run(
+        [sys.executable, 'tools/make_tables.py', '--check'],
+        cwd=ROOT,
+        check=True,
+    )
 
 
 @pytest.fixture
@@ -25,15 +28,22 @@ def make_tables(tmp_path, monkeypatch):
     """The tool's module, in a copy of the repository with one log only."""
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     import make_tables
+
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     monkeypatch.setattr(make_tables, 'ROOT', tmp_path)
     logs = tmp_path / 'results' / 'camvid'
     logs.mkdir(parents=True)
-    (logs / f'{STUDENT}.json').write_text('\n'.join(
-        json.dumps(d) for d in (dict(loss=1.0, lr=0.1, iter=1, step=1),
-                                dict(mIoU=1.0, mBIoU=2.0, step=1),
-                                dict(loss=1.0, lr=0.1, iter=2, step=2),
-                                dict(mIoU=12.345, mBIoU=5.0, step=2))))
+    (logs / f'{STUDENT}.json').write_text(
+        '\n'.join(
+            json.dumps(d)
+            for d in (
+                dict(loss=1.0, lr=0.1, iter=1, step=1),
+                dict(mIoU=1.0, mBIoU=2.0, step=1),
+                dict(loss=1.0, lr=0.1, iter=2, step=2),
+                dict(mIoU=12.345, mBIoU=5.0, step=2),
+            )
+        )
+    )
     return make_tables
 
 
@@ -41,40 +51,52 @@ def test_a_changed_log_changes_the_table(make_tables):
     text = '<!-- table: configs/tables/camvid.yml -->\nold\n<!-- end -->\n'
     table = make_tables.fill(text)
     assert 'old' not in table
-    row, = (r for r in table.splitlines() if r.startswith('| student '))
+    (row,) = (r for r in table.splitlines() if r.startswith('| student '))
     assert '12.3' in row and '1.00' not in row and '1 of 3' in row
-    row, = (r for r in table.splitlines() if r.startswith('| teacher'))
+    (row,) = (r for r in table.splitlines() if r.startswith('| teacher'))
     assert set(row.split(' | ')[1:8]) == {'not run'}
 
 
 def test_metafile_has_results_of_what_was_run_only(make_tables):
     file = ROOT / 'configs/mmseg/fpn_r50_fpn_r18/metafile.yml'
-    filled = make_tables.fill_metafile(file.read_text(),
-                                       make_tables.results())
+    filled = make_tables.fill_metafile(file.read_text(), make_tables.results())
     found = {
         model['Name']: model['Results']
-        for model in yaml.safe_load(filled)['Models'] if 'Results' in model
+        for model in yaml.safe_load(filled)['Models']
+        if 'Results' in model
     }
     assert found == {
         STUDENT: [
-            dict(Dataset='CamVid',
-                 Task='Semantic Segmentation',
-                 Metrics=dict(mIoU=12.35, mBIoU=5.0))
+            dict(
+                Dataset='CamVid',
+                Task='Semantic Segmentation',
+                Metrics=dict(mIoU=12.35, mBIoU=5.0),
+            )
         ]
     }
     assert make_tables.fill_metafile(filled, {}) == make_tables.fill_metafile(
-        file.read_text(), {})
+        file.read_text(), {}
+    )
 
 
 def test_ap_in_a_metafile_is_in_percent_with_the_digits_of_its_log(
-        make_tables):
+    make_tables,
+):
     name = 'mask-rcnn_r18_fpn_1xb8-1k_camvid-160x160'
     folder = make_tables.ROOT / 'results' / 'camvid-instance'
     folder.mkdir()
-    scores = {f'coco/{k}_mAP': v for k, v in (('bbox', .122), ('segm', .1296))}
-    (folder / f'{name}.json').write_text('\n'.join(
-        json.dumps(d) for d in (dict(loss=1.0, lr=0.1, iter=1000, step=1000),
-                                dict(scores, step=1000))))
+    scores = {
+        f'coco/{k}_mAP': v for k, v in (('bbox', 0.122), ('segm', 0.1296))
+    }
+    (folder / f'{name}.json').write_text(
+        '\n'.join(
+            json.dumps(d)
+            for d in (
+                dict(loss=1.0, lr=0.1, iter=1000, step=1000),
+                dict(scores, step=1000),
+            )
+        )
+    )
     box, mask = make_tables.results()[name]
     assert box['Metrics'] == {'box AP': 12.2}
     assert mask['Metrics'] == {'mask AP': 13.0}
@@ -82,20 +104,24 @@ def test_ap_in_a_metafile_is_in_percent_with_the_digits_of_its_log(
 
 def test_an_overfit_is_no_result(make_tables):
     name = 'coco-tiny-overfit'
-    shutil.copytree(ROOT / 'results' / name,
-                    make_tables.ROOT / 'results' / name)
+    shutil.copytree(
+        ROOT / 'results' / name, make_tables.ROOT / 'results' / name
+    )
     assert set(make_tables.results()) == {STUDENT}
 
 
 def test_levels_are_medians_of_the_runs_that_had_them(make_tables):
-    runs = [(dict(a='1', b='x'), dict(m=1.0)),
-            (dict(a='2', b='x'), dict(m=5.0)),
-            (dict(a='1', b='y'), dict(m=3.0)), (dict(a='2', b='y'), {})]
+    runs = [
+        (dict(a='1', b='x'), dict(m=1.0)),
+        (dict(a='2', b='x'), dict(m=5.0)),
+        (dict(a='1', b='y'), dict(m=3.0)),
+        (dict(a='2', b='y'), {}),
+    ]
     assert make_tables.level_medians(runs) == {
         ('a', '1'): dict(m=2.0),
         ('a', '2'): dict(m=5.0),
         ('b', 'x'): dict(m=3.0),
-        ('b', 'y'): dict(m=3.0)
+        ('b', 'y'): dict(m=3.0),
     }
 
 
@@ -105,7 +131,8 @@ def test_levels_of_a_sweep_meet_equally_often(make_tables, name):
     table = make_tables.read_table(ROOT / f'configs/tables/{name}.yml')
     runs = [
         make_tables.levels(row, make_tables.SWEEPS[name])
-        for row in table.pairs[0].rows if row.options
+        for row in table.pairs[0].rows
+        if row.options
     ]
     assert len(runs) == 18 and len(runs[0]) == 8
     for one, other in combinations(runs[0], 2):
@@ -116,38 +143,53 @@ def test_levels_of_a_sweep_meet_equally_often(make_tables, name):
 
 
 def test_an_empty_table_is_filled_without_touching_the_next(
-        make_tables, monkeypatch):
-    monkeypatch.setattr(make_tables, 'TABLES',
-                        dict(a=lambda: ['A'], b=lambda: ['B']))
-    text = ('<!-- table: a -->\n<!-- end -->\nbetween\n'
-            '<!-- table: b -->\nold\nrows\n<!-- end -->\nafter\n')
+    make_tables, monkeypatch
+):
+    monkeypatch.setattr(
+        make_tables, 'TABLES', dict(a=lambda: ['A'], b=lambda: ['B'])
+    )
+    text = (
+        '<!-- table: a -->\n<!-- end -->\nbetween\n'
+        '<!-- table: b -->\nold\nrows\n<!-- end -->\nafter\n'
+    )
     assert make_tables.fill(text) == (
         '<!-- table: a -->\nA\n<!-- end -->\nbetween\n'
-        '<!-- table: b -->\nB\n<!-- end -->\nafter\n')
+        '<!-- table: b -->\nB\n<!-- end -->\nafter\n'
+    )
 
 
 def state(folder):
     """All files, what is in them, and when they were written."""
     return {
         path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in folder.rglob('*') if path.is_file()
+        for path in folder.rglob('*')
+        if path.is_file()
     }
 
 
 def test_check_names_what_is_outdated_and_writes_nothing(tmp_path):
     """In a copy whose first page is up to date, and which has no logs."""
-    shutil.copytree(ROOT / 'tools', tmp_path / 'tools',
-                    ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copytree(
+        ROOT / 'tools',
+        tmp_path / 'tools',
+        ignore=shutil.ignore_patterns('__pycache__'),
+    )
     metafile = Path('configs/mmseg/fpn_r50_fpn_r18/metafile.yml')
     for name in ('benchmarks', metafile.parent, 'configs/mmdet', 'results'):
         (tmp_path / name).mkdir(parents=True)
     shutil.copy(ROOT / metafile, tmp_path / metafile)
-    pages = ['README.md', 'benchmarks/README.md', 'configs/mmseg/README.md',
-             'configs/mmdet/README.md', 'results/README.md']
+    pages = [
+        'README.md',
+        'benchmarks/README.md',
+        'configs/mmseg/README.md',
+        'configs/mmdet/README.md',
+        'results/README.md',
+    ]
     for page in pages:
         row = 'old' if page == 'benchmarks/README.md' else 'not run'
         (tmp_path / page).write_text(
-            f'<!-- table: gradients -->\n{row}\n<!-- end -->\n')
+            f'<!-- table: gradients -->\n{row}\n<!-- end -->\n'
+        )
     before = state(tmp_path)
 
     def run(*options):
@@ -155,7 +197,8 @@ def test_check_names_what_is_outdated_and_writes_nothing(tmp_path):
             [sys.executable, '-B', 'tools/make_tables.py', *options],
             cwd=tmp_path,
             capture_output=True,
-            text=True)
+            text=True,
+        )
 
     done = run('--check')
     assert done.returncode == 1
@@ -166,6 +209,8 @@ def test_check_names_what_is_outdated_and_writes_nothing(tmp_path):
     assert run().returncode == 0
     after = state(tmp_path)
     assert {path for path in after if after[path] != before.get(path)} == {
-        Path('benchmarks/README.md'), metafile}
+        Path('benchmarks/README.md'),
+        metafile,
+    }
     assert run('--check').returncode == 0
     assert state(tmp_path) == after

@@ -4,6 +4,7 @@ Checks all that training, validation and test will read. Ends with "ready" and
 exit code 0, or with exit code 1 and a list of what was expected, what was
 found instead and what to do.
 """
+
 import argparse
 import os.path as osp
 import sys
@@ -17,17 +18,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config that will be trained')
     parser.add_argument(
-        '--data-root', help='folder to check instead of that of the config')
+        '--data-root', help='folder to check instead of that of the config'
+    )
     parser.add_argument(
         '--num-samples',
         type=int,
         default=20,
         help='images and label maps of each data set to open, evenly spaced '
-        '(default: 20)')
+        '(default: 20)',
+    )
     args = parser.parse_args()
     if args.num_samples < 0:
-        parser.error('--num-samples must be at least 0, but got '
-                     f'{args.num_samples}')
+        parser.error(
+            f'--num-samples must be at least 0, but got {args.num_samples}'
+        )
     try:
         cfg = Config.fromfile(args.config)
         old = args.data_root and set_data_root(cfg, args.data_root)
@@ -48,8 +52,10 @@ def main() -> None:
             print(f'{i:3}. {problem}')
         sys.exit(1)
     if args.data_root:
-        print(f'\nThe config itself reads {old}. Link the data there: '
-              f'ln -s {osp.abspath(args.data_root)} {old}')
+        print(
+            f'\nThe config itself reads {old}. Link the data there: '
+            f'ln -s {osp.abspath(args.data_root)} {old}'
+        )
     print('\nready')
 
 

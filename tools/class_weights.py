@@ -4,8 +4,9 @@ A class weighs as much as it is rare: the median of all frequencies by its own.
 The frequency of a class is its share of the labelled pixels of those training
 images that it occurs in (Eigen and Fergus, ICCV 2015).
 """
+
 import argparse
-from typing import Iterable, List
+from collections.abc import Iterable
 
 import numpy as np
 from mmengine.config import Config
@@ -16,13 +17,15 @@ from mmseg.registry import DATASETS
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('config', help='config that trains on the data set')
     return parser.parse_args()
 
 
-def median_frequency_weights(label_maps: Iterable[np.ndarray],
-                             num_classes: int) -> List[float]:
+def median_frequency_weights(
+    label_maps: Iterable[np.ndarray], num_classes: int
+) -> list[float]:
     """The weight of each class.
 
     Args:
@@ -39,14 +42,16 @@ def median_frequency_weights(label_maps: Iterable[np.ndarray],
     pixels = np.zeros(num_classes)
     labelled = np.zeros(num_classes)
     for label_map in label_maps:
-        here = label_map[(0 <= label_map) & (label_map < num_classes)]
+        here = label_map[(label_map >= 0) & (label_map < num_classes)]
         counts = np.bincount(here, minlength=num_classes)
         pixels += counts
         labelled += (counts > 0) * counts.sum()
     if not pixels.all():
-        raise ValueError('Expected every class in the training labels, but '
-                         f'{np.flatnonzero(pixels == 0).tolist()} do not '
-                         'occur in them.')
+        raise ValueError(
+            'Expected every class in the training labels, but '
+            f'{np.flatnonzero(pixels == 0).tolist()} do not '
+            'occur in them.'
+        )
     frequency = pixels / labelled
     return (np.median(frequency) / frequency).tolist()
 
@@ -57,10 +62,13 @@ def main() -> None:
     dataset = DATASETS.build(
         dict(
             config.train_dataloader.dataset,
-            pipeline=[dict(type='LoadAnnotations')]))
+            pipeline=[dict(type='LoadAnnotations')],
+        )
+    )
     names = dataset.metainfo['classes']
     weights = median_frequency_weights(
-        (dataset[i]['gt_seg_map'] for i in range(len(dataset))), len(names))
+        (dataset[i]['gt_seg_map'] for i in range(len(dataset))), len(names)
+    )
     print('class_weight = [' + ', '.join(f'{w:.3f}' for w in weights) + ']')
     print(', '.join(names))
 

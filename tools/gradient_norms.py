@@ -6,12 +6,13 @@ hundredth of the task's gradient changes nothing, what is many times as large
 drowns it. The model learns nothing here: the batches meet the weights as they
 are.
 """
+
 import argparse
 import json
 import tempfile
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Dict, Iterable, List
 
 import torch
 from mmengine.config import Config, DictAction
@@ -24,19 +25,21 @@ from mmbckd.report.tables import markdown_table
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('config', help='config of a distillation')
     parser.add_argument(
         '--checkpoint',
         help='iter_*.pth of its training, or of the student alone (default: '
-        'the weights it begins with)')
+        'the weights it begins with)',
+    )
     parser.add_argument(
         '--module',
         default='backbone',
         help='the part of the student to look at, such as neck (default: '
-        'backbone)')
-    parser.add_argument(
-        '--batches', type=int, default=10, help='default: 10')
+        'backbone)',
+    )
+    parser.add_argument('--batches', type=int, default=10, help='default: 10')
     parser.add_argument('--out', help='JSON file to write')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     return parser.parse_args()
@@ -55,12 +58,13 @@ def load(model: BaseModel, path: str) -> None:
             f'Expected the weights of the config or of its student in {path}, '
             f'but {len(missing)} are missing, such as {missing[:3]}, and '
             f'{len(unexpected)} are of another model, such as '
-            f'{unexpected[:3]}. Name the config that it was trained with.')
+            f'{unexpected[:3]}. Name the config that it was trained with.'
+        )
 
 
-def gradients(model: BaseModel,
-              data: dict,
-              module: str = 'backbone') -> Dict[str, torch.Tensor]:
+def gradients(
+    model: BaseModel, data: dict, module: str = 'backbone'
+) -> dict[str, torch.Tensor]:
     """The gradient of the task, and of each loss of distillation, in all
     parameters of a module of the student."""
     student = getattr(model, 'architecture', model)
@@ -70,34 +74,39 @@ def gradients(model: BaseModel,
         raise ValueError(
             f'Expected a module of the student ({type(student).__name__}), '
             f'but got {module!r}; its top modules are '
-            f'{[name for name, _ in student.named_children()]}.') from None
+            f'{[name for name, _ in student.named_children()]}.'
+        ) from None
     parameters = [p for p in part.parameters() if p.requires_grad]
     losses = model(**model.data_preprocessor(data, True), mode='loss')
-    parts: Dict[str, dict] = {}
+    parts: dict[str, dict] = {}
     for name, value in losses.items():
         part = name if name.startswith('distill.') else 'task'
         parts.setdefault(part, {})[name] = value
     found = {}
     for part, values in parts.items():
-        found[part] = torch.cat([
-            torch.zeros_like(p).flatten() if g is None else g.flatten()
-            for p, g in zip(
-                parameters,
-                torch.autograd.grad(
-                    model.parse_losses(values)[0],
+        found[part] = torch.cat(
+            [
+                torch.zeros_like(p).flatten() if g is None else g.flatten()
+                for p, g in zip(
                     parameters,
-                    retain_graph=True,
-                    allow_unused=True))
-        ])
+                    torch.autograd.grad(
+                        model.parse_losses(values)[0],
+                        parameters,
+                        retain_graph=True,
+                        allow_unused=True,
+                    ),
+                )
+            ]
+        )
     return found
 
 
-def measure(model: BaseModel,
-            batches: Iterable[dict],
-            module: str = 'backbone') -> Dict[str, dict]:
+def measure(
+    model: BaseModel, batches: Iterable[dict], module: str = 'backbone'
+) -> dict[str, dict]:
     """Means over batches, by loss: the norm of the gradient, its ratio to
     the task's, and the cosine of the angle to that."""
-    rows: Dict[str, List[dict]] = {}
+    rows: dict[str, list[dict]] = {}
     for data in batches:
         found = gradients(model, data, module)
         task = found['task']
@@ -106,7 +115,9 @@ def measure(model: BaseModel,
                 dict(
                     norm=gradient.norm(),
                     ratio=gradient.norm() / task.norm(),
-                    cosine=torch.cosine_similarity(gradient, task, dim=0)))
+                    cosine=torch.cosine_similarity(gradient, task, dim=0),
+                )
+            )
     return {
         name: {
             key: torch.stack([row[key] for row in found]).mean().item()
@@ -116,13 +127,20 @@ def measure(model: BaseModel,
     }
 
 
-def table(found: dict) -> List[str]:
+def table(found: dict) -> list[str]:
     """What was found, in Markdown."""
     return markdown_table(
-        ['gradient of', 'norm', 'to the task', 'cosine to the task'], [[
-            name, f'{row["norm"]:.3g}', f'{row["ratio"]:.1%}',
-            f'{row["cosine"]:+.2f}'
-        ] for name, row in found['losses'].items()])
+        ['gradient of', 'norm', 'to the task', 'cosine to the task'],
+        [
+            [
+                name,
+                f'{row["norm"]:.3g}',
+                f'{row["ratio"]:.1%}',
+                f'{row["cosine"]:+.2f}',
+            ]
+            for name, row in found['losses'].items()
+        ],
+    )
 
 
 def main() -> None:
@@ -138,14 +156,14 @@ def main() -> None:
             load(runner.model, args.checkpoint)
         runner.model.train()
         loader = runner.build_dataloader(config.train_dataloader, runner.seed)
-        rows = measure(runner.model, islice(loader, args.batches),
-                       args.module)
+        rows = measure(runner.model, islice(loader, args.batches), args.module)
     found = dict(
         config=Path(args.config).stem,
         checkpoint=args.checkpoint and Path(args.checkpoint).name,
         batches=args.batches,
         module=args.module,
-        losses=rows)
+        losses=rows,
+    )
     print('\n'.join(table(found)))
     if args.out:
         Path(args.out).write_text(json.dumps(found, indent=2) + '\n')

@@ -7,14 +7,15 @@ written, such as ``results/NAME/edge_auc.json``, or the definition of a table,
 such as ``configs/tables/camvid.yml``: it is filled from the logs in
 ``results/camvid``.
 """
+
 import argparse
 import json
 import re
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import edge_auc
 import gradient_norms
@@ -29,35 +30,40 @@ from mmbckd.tables.logs import results_log
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def defined(name: str) -> List[str]:
+def defined(name: str) -> list[str]:
     """A table by its definition, of the logs that tools/run_table.py kept."""
     table = read_table(ROOT / name)
     costs = ROOT / 'results' / table.name / 'costs.json'
     return to_markdown(
-        summarize(table, kept_log(table),
-                  **json.loads(costs.read_text()) if costs.exists() else {}))
+        summarize(
+            table,
+            kept_log(table),
+            **json.loads(costs.read_text()) if costs.exists() else {},
+        )
+    )
 
 
-def written(name: str) -> List[str]:
+def written(name: str) -> list[str]:
     """What a tool has written."""
     path = ROOT / name
-    tool, = (tool for prefix, tool in TOOLS.items()
-             if path.name.startswith(prefix))
+    (tool,) = (
+        tool for prefix, tool in TOOLS.items() if path.name.startswith(prefix)
+    )
     return tool.table(json.loads(path.read_text()))
 
 
-def kept_log(table: Table) -> Callable[[Row, int], Optional[Log]]:
+def kept_log(table: Table) -> Callable[[Row, int], Log | None]:
     """The log of a run of a table that tools/run_table.py kept."""
     return partial(results_log, ROOT / 'results' / table.name)
 
 
-def summarized(table: Table) -> Iterator[Tuple[Row, dict]]:
+def summarized(table: Table) -> Iterator[tuple[Row, dict]]:
     """The rows of a table, and what their kept logs say."""
     rows = (row for pair in table.pairs for row in pair.rows)
     return zip(rows, summarize(table, kept_log(table))['rows'])
 
 
-def results() -> Dict[str, List[dict]]:
+def results() -> dict[str, list[dict]]:
     """What configs have reached, by their names, in the terms of metafiles."""
     found = {}
     for path in sorted((ROOT / 'configs' / 'tables').glob('*.yml')):
@@ -65,14 +71,18 @@ def results() -> Dict[str, List[dict]]:
         for row, line in summarized(table):
             if not row.variant and line['metrics'] and not is_overfit(row):
                 found[row.name] = [
-                    dict(Task=task,
-                         Metrics={
-                             name: round(
-                                 line['metrics'][key]['mean'] * 10**power,
-                                 table.decimals - power)
-                             for name, key, power in metrics
-                             if key in line['metrics']
-                         }) for task, metrics in TASKS.items()
+                    dict(
+                        Task=task,
+                        Metrics={
+                            name: round(
+                                line['metrics'][key]['mean'] * 10**power,
+                                table.decimals - power,
+                            )
+                            for name, key, power in metrics
+                            if key in line['metrics']
+                        },
+                    )
+                    for task, metrics in TASKS.items()
                     if metrics[0][1] in line['metrics']
                 ]
     return found
@@ -81,13 +91,15 @@ def results() -> Dict[str, List[dict]]:
 def is_overfit(row: Row) -> bool:
     """Whether a config is evaluated on what it is trained on."""
     config = read_config(row.config)
-    train, val = (config[f'{part}_dataloader'].dataset
-                  for part in ('train', 'val'))
+    train, val = (
+        config[f'{part}_dataloader'].dataset for part in ('train', 'val')
+    )
     return all(
-        train.get(key) == val.get(key) for key in ('ann_file', 'data_prefix'))
+        train.get(key) == val.get(key) for key in ('ann_file', 'data_prefix')
+    )
 
 
-def fill_metafile(text: str, found: Dict[str, List[dict]]) -> str:
+def fill_metafile(text: str, found: dict[str, list[dict]]) -> str:
     """The same metafile with the results of what has been run, only."""
     metafile = yaml.safe_load(text)
     for model in metafile.get('Models', []):
@@ -96,67 +108,95 @@ def fill_metafile(text: str, found: Dict[str, List[dict]]) -> str:
             data = dict(Dataset=model['Metadata']['Training Data'])
             model['Results'] = [{**data, **r} for r in found[model['Name']]]
     return yaml.safe_dump(
-        metafile, sort_keys=False, allow_unicode=True, width=sys.maxsize)
+        metafile, sort_keys=False, allow_unicode=True, width=sys.maxsize
+    )
 
 
-def gradients() -> List[str]:
+def gradients() -> list[str]:
     """What the sweep changed: gradients in ratio to the task's."""
     folder = ROOT / 'results' / 'camvid'
-    names = [f'gradients_{when}{which}.json'
-             for which in ('_before', '') for when in ('start', 'end')]
-    losses = [json.loads((folder / name).read_text())['losses']
-              for name in names]
+    names = [
+        f'gradients_{when}{which}.json'
+        for which in ('_before', '')
+        for when in ('start', 'end')
+    ]
+    losses = [
+        json.loads((folder / name).read_text())['losses'] for name in names
+    ]
     return markdown_table(
-        ['to the task', *(f'{which}, {when} of training'
-                          for which in ('before', 'now')
-                          for when in ('start', 'end'))],
-        [[name, *(f'{loss[name]["ratio"]:.0%}' for loss in losses)]
-         for name in losses[0] if name != 'task'])
+        [
+            'to the task',
+            *(
+                f'{which}, {when} of training'
+                for which in ('before', 'now')
+                for when in ('start', 'end')
+            ),
+        ],
+        [
+            [name, *(f'{loss[name]["ratio"]:.0%}' for loss in losses)]
+            for name in losses[0]
+            if name != 'task'
+        ],
+    )
 
 
-def sweep(name: str) -> List[str]:
+def sweep(name: str) -> list[str]:
     """What defaults were chosen by: medians of levels, and all runs."""
     table = read_table(ROOT / 'configs' / 'tables' / f'{name}.yml')
-    runs = [(levels(row, SWEEPS[name]), {
-        metric: cell['mean']
-        for metric, cell in line['metrics'].items()
-    }) for row, line in summarized(table) if row.options]
+    runs = [
+        (
+            levels(row, SWEEPS[name]),
+            {metric: cell['mean'] for metric, cell in line['metrics'].items()},
+        )
+        for row, line in summarized(table)
+        if row.options
+    ]
     heads = [heading(metric) for metric in table.metrics]
     form = f'{{:.{table.decimals}f}}'.format
-    medians = [[
-        factor, level, *map(form, found.values())
-    ] for (factor, level), found in level_medians(runs).items()]
-    every = [[
-        *found.values(),
-        *(form(metrics[m]) if metrics else 'not run' for m in table.metrics)
-    ] for found, metrics in runs]
+    medians = [
+        [factor, level, *map(form, found.values())]
+        for (factor, level), found in level_medians(runs).items()
+    ]
+    every = [
+        [
+            *found.values(),
+            *(
+                form(metrics[m]) if metrics else 'not run'
+                for m in table.metrics
+            ),
+        ]
+        for found, metrics in runs
+    ]
     return [
-        *markdown_table(['', 'level', *heads], medians), '', 'The runs:', '',
-        *markdown_table([*runs[0][0], *heads], every)
+        *markdown_table(['', 'level', *heads], medians),
+        '',
+        'The runs:',
+        '',
+        *markdown_table([*runs[0][0], *heads], every),
     ]
 
 
-def levels(row: Row, factors: Dict[str, List[str]]) -> Dict[str, str]:
+def levels(row: Row, factors: dict[str, list[str]]) -> dict[str, str]:
     """What a run of a sweep was given."""
     options = dict(row.options)
     found = {
         factor: ', '.join(
-            str(options[f'model.distiller.{key}']) for key in keys)
+            str(options[f'model.distiller.{key}']) for key in keys
+        )
         for factor, keys in factors.items()
     }
     return dict(found, seed=str(row.seeds[0]))
 
 
-def level_medians(runs: List[tuple]) -> Dict[tuple, Dict[str, float]]:
+def level_medians(runs: list[tuple]) -> dict[tuple, dict[str, float]]:
     """The medians over all runs that had a level, by factor and level."""
-    groups: Dict[tuple, List[dict]] = {}
+    groups: dict[tuple, list[dict]] = {}
     for factor in runs[0][0]:
         for found, metrics in runs:
             if metrics:
                 groups.setdefault((factor, found[factor]), []).append(metrics)
     return {
-        level: {key: median(run[key] for run in group)
-                for key in group[0]}
+        level: {key: median(run[key] for run in group) for key in group[0]}
         for level, group in groups.items()
     }
 
@@ -167,20 +207,23 @@ def benchmark(name: str) -> dict:
     return json.loads(path.read_text())
 
 
-def machine() -> List[str]:
+def machine() -> list[str]:
     """Where the benchmarks ran."""
     found = benchmark('context_relation')['environment']
     return [
         '{cpu}, {cores} cores, Python {python}, PyTorch {torch}:'.format(
-            **found)
+            **found
+        )
     ]
 
 
-def compared(row: dict, name: str) -> List[str]:
+def compared(row: dict, name: str) -> list[str]:
     """Seconds and megabytes of ours and of another, and the ratios."""
     cells = []
-    for key, form, unit in (('seconds', '{:.3f}', 1), ('peak_memory', '{:.1f}',
-                                                       1e6)):
+    for key, form, unit in (
+        ('seconds', '{:.3f}', 1),
+        ('peak_memory', '{:.1f}', 1e6),
+    ):
         values = [
             form.format(row[x][key] / unit) if x in row else 'not run'
             for x in (name, 'ours')
@@ -193,75 +236,139 @@ def compared(row: dict, name: str) -> List[str]:
 COMPARED = ['s', 'ours s', 'ratio', 'MB', 'ours MB', 'ratio']
 
 
-def context_relation() -> List[str]:
+def context_relation() -> list[str]:
     """relation_kl and the plain version."""
-    return markdown_table(['map', *(f'plain {h}' if h in ('s', 'MB') else h
-                              for h in COMPARED), 'of matmul rate'], [[
-        '{}x{}'.format(*row['size']), *compared(row, 'plain'),
-        f'{row["ours"]["share_of_matmul_rate"]:.0%}'
-    ] for row in benchmark('context_relation')['rows']])
+    return markdown_table(
+        [
+            'map',
+            *(f'plain {h}' if h in ('s', 'MB') else h for h in COMPARED),
+            'of matmul rate',
+        ],
+        [
+            [
+                '{}x{}'.format(*row['size']),
+                *compared(row, 'plain'),
+                f'{row["ours"]["share_of_matmul_rate"]:.0%}',
+            ]
+            for row in benchmark('context_relation')['rows']
+        ],
+    )
 
 
-def onednn_products() -> List[str]:
+def onednn_products() -> list[str]:
     """CPU time of the context term on oneDNN's products, over torch.mm's."""
     found = benchmark('onednn_products')['instructions']
     names = {'DEFAULT': 'all of this CPU', 'AVX2': 'AVX2 only'}
     return markdown_table(
-        ['oneDNN uses', *('{}x{}'.format(*row['size'])
-                          for row in next(iter(found.values())))],
-        [[names[key], *(f'{row["ratio"]["cpu_seconds"]:.2f}' for row in rows)]
-         for key, rows in found.items()])
+        [
+            'oneDNN uses',
+            *(
+                '{}x{}'.format(*row['size'])
+                for row in next(iter(found.values()))
+            ),
+        ],
+        [
+            [
+                names[key],
+                *(f'{row["ratio"]["cpu_seconds"]:.2f}' for row in rows),
+            ]
+            for key, rows in found.items()
+        ],
+    )
 
 
-def boundary_affinity() -> List[str]:
+def boundary_affinity() -> list[str]:
     """boundary_affinity_loss and the published way."""
     return markdown_table(
-        ['map, radius (displacements), teacher',
-         *(f'gather {h}' if h in ('s', 'MB') else h for h in COMPARED)], [[
-             '{0[0]}x{0[1]}, {1:g} ({2}), {3}'.format(
-                 row['size'], row['radius'], row['displacements'],
-                 row['source']), *compared(row, 'published')
-         ] for row in benchmark('boundary_affinity')['rows']])
+        [
+            'map, radius (displacements), teacher',
+            *(f'gather {h}' if h in ('s', 'MB') else h for h in COMPARED),
+        ],
+        [
+            [
+                '{0[0]}x{0[1]}, {1:g} ({2}), {3}'.format(
+                    row['size'],
+                    row['radius'],
+                    row['displacements'],
+                    row['source'],
+                ),
+                *compared(row, 'published'),
+            ]
+            for row in benchmark('boundary_affinity')['rows']
+        ],
+    )
 
 
-def distillation_step() -> List[str]:
+def distillation_step() -> list[str]:
     """Whole training steps, against two of them."""
     found = benchmark('distillation_step')
     rows, bases = found['rows'], ('CWD of MMRazor', 'teacher forward only')
     head = 'PSPNet {teacher} → {student}, {size[0]}x{size[1]}, batch {batch}'
     return markdown_table(
-        [head.format(**found), 's', 'MB',
-         *(f'{unit} of {base}' for base in bases for unit in ('s', 'MB'))], [[
-             name, f'{row["seconds"]:.2f}', f'{row["peak_memory"] / 1e6:.0f}',
-             *(f'{row[key] / rows[base][key]:.2f}' for base in bases
-               for key in ('seconds', 'peak_memory'))
-         ] for name, row in rows.items()])
+        [
+            head.format(**found),
+            's',
+            'MB',
+            *(f'{unit} of {base}' for base in bases for unit in ('s', 'MB')),
+        ],
+        [
+            [
+                name,
+                f'{row["seconds"]:.2f}',
+                f'{row["peak_memory"] / 1e6:.0f}',
+                *(
+                    f'{row[key] / rows[base][key]:.2f}'
+                    for base in bases
+                    for key in ('seconds', 'peak_memory')
+                ),
+            ]
+            for name, row in rows.items()
+        ],
+    )
 
 
-def long_run() -> List[str]:
+def long_run() -> list[str]:
     """Memory early and late."""
     found = benchmark('long_run')
     return markdown_table(
-        [f'{found["steps"]} steps', 'early MB', 'late MB', 'growth'], [[
-            name, f'{found[name]["early"] / 1e6:.0f}',
-            f'{found[name]["late"] / 1e6:.0f}',
-            f'{found[name]["growth"]:+.1%}'
-        ] for name in ('one shape', 'many shapes')])
+        [f'{found["steps"]} steps', 'early MB', 'late MB', 'growth'],
+        [
+            [
+                name,
+                f'{found[name]["early"] / 1e6:.0f}',
+                f'{found[name]["late"] / 1e6:.0f}',
+                f'{found[name]["growth"]:+.1%}',
+            ]
+            for name in ('one shape', 'many shapes')
+        ],
+    )
 
 
-def segmentation_metrics() -> List[str]:
+def segmentation_metrics() -> list[str]:
     """Minutes for 500 images, of metrics and of students."""
     found = benchmark('segmentation_metrics')
     ratios = found['ratio_to_inference']
-    return markdown_table(['', 'minutes', 'metrics / inference'], [[
-        'both metrics' if name == 'ours' else f'inference of {name}',
-        f'{value / 60:.1f}', f'{ratios[name]:.2f}' if name in ratios else ''
-    ] for name, value in found['seconds_for_500'].items()])
+    return markdown_table(
+        ['', 'minutes', 'metrics / inference'],
+        [
+            [
+                'both metrics' if name == 'ours' else f'inference of {name}',
+                f'{value / 60:.1f}',
+                f'{ratios[name]:.2f}' if name in ratios else '',
+            ]
+            for name, value in found['seconds_for_500'].items()
+        ],
+    )
 
 
 TOOLS = {'edge_auc': edge_auc, 'gradients': gradient_norms}
-PAGES = ('README.md', 'benchmarks/README.md', 'configs/mmseg/README.md',
-         'configs/mmdet/README.md', 'results/README.md')
+PAGES = (
+    'README.md',
+    'benchmarks/README.md',
+    'configs/mmseg/README.md',
+    'configs/mmdet/README.md',
+    'results/README.md',
+)
 # What a sweep gave its runs: the options of a factor.
 SWEEPS = {
     'camvid-sweep': {
@@ -283,11 +390,18 @@ SWEEPS = {
         'context': ['context.student'],
     },
 }
-TABLES: Dict[str, Callable[[], List[str]]] = {
+TABLES: dict[str, Callable[[], list[str]]] = {
     make.__name__: make
-    for make in (gradients, machine, context_relation, onednn_products,
-                 boundary_affinity, distillation_step, long_run,
-                 segmentation_metrics)
+    for make in (
+        gradients,
+        machine,
+        context_relation,
+        onednn_products,
+        boundary_affinity,
+        distillation_step,
+        long_run,
+        segmentation_metrics,
+    )
 }
 TABLES.update((name, partial(sweep, name)) for name in SWEEPS)
 # By task: a metric's name in metafiles, its key in logs, and the power of ten
@@ -295,8 +409,10 @@ TABLES.update((name, partial(sweep, name)) for name in SWEEPS)
 TASKS = {
     'Semantic Segmentation': [(k, k, 0) for k in ('mIoU', 'mBIoU', 'b0_err')],
     'Object Detection': [('box AP', 'coco/bbox_mAP', 2)],
-    'Instance Segmentation': [('mask AP', 'coco/segm_mAP', 2),
-                              ('boundary AP', 'coco/boundary_mAP', 2)],
+    'Instance Segmentation': [
+        ('mask AP', 'coco/segm_mAP', 2),
+        ('boundary AP', 'coco/boundary_mAP', 2),
+    ],
 }
 
 
@@ -318,20 +434,21 @@ def fill(text: str) -> str:
         r'(<!-- table: ([\w./-]+) -->)\n(?:.*?\n)??(<!-- end -->)',
         table,
         text,
-        flags=re.DOTALL)
+        flags=re.DOTALL,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--check',
-        action='store_true',
-        help='only say whether it would change')
+        '--check', action='store_true', help='only say whether it would change'
+    )
     args = parser.parse_args()
     files = {ROOT / name: fill for name in PAGES}
     metafiles = (ROOT / 'configs').glob('*/*/metafile.yml')
     files.update(
-        dict.fromkeys(metafiles, partial(fill_metafile, found=results())))
+        dict.fromkeys(metafiles, partial(fill_metafile, found=results()))
+    )
     outdated = {
         file: filled
         for file, filled_in in files.items()
@@ -339,8 +456,10 @@ def main() -> None:
     }
     if args.check and outdated:
         names = ', '.join(str(file.relative_to(ROOT)) for file in outdated)
-        sys.exit(f'Expected what the logs and results say in {names}, but got '
-                 'something else. Run python tools/make_tables.py.')
+        sys.exit(
+            f'Expected what the logs and results say in {names}, but got '
+            'something else. Run python tools/make_tables.py.'
+        )
     for file, filled in outdated.items():
         file.write_text(filled)
 

@@ -5,6 +5,7 @@ instantiating PyTorch's templates, which each of its 77 files does anew. The
 files do not conflict, so that eight units which include them do it eight times
 only.
 """
+
 import argparse
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def merge(source: Path, num_units: int = NUM_UNITS) -> int:
     files = sorted([*folder.glob('*.cpp'), *folder.glob('cpu/*.cpp')])
     if not files:
         raise FileNotFoundError(
-            f'Expected the C++ sources of mmcv in {folder}, but found none.')
+            f'Expected the C++ sources of mmcv in {folder}, but found none.'
+        )
     included = [path.rename(f'{path}.inc') for path in files]
     for unit in range(num_units):
         lines = [

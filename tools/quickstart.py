@@ -5,6 +5,7 @@ evaluates both and the shipped teacher, and writes a table, a picture and a
 page that compares the three. What was done before is not done again, and a
 training that was stopped goes on.
 """
+
 import argparse
 import copy
 import json
@@ -17,8 +18,14 @@ from pathlib import Path
 from threading import Event, Thread
 
 from rich.console import Console
-from rich.progress import (BarColumn, Progress, TaskProgressColumn,
-                           TextColumn, TimeElapsedColumn, TimeRemainingColumn)
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 # OpenMMLab's packages take seconds to import and print warnings: each step
@@ -40,23 +47,25 @@ def draw_scenes(data_root: Path, bars: Progress) -> None:
     """Draw the street scenes, unless they are there."""
     bar = bars.add_task('draw street scenes', total=NUM_TRAIN + NUM_VAL)
     from mmbckd.datasets.street_scenes_generator import write_dataset
+
     write_dataset(
         str(data_root),
         NUM_TRAIN,
         NUM_VAL,
         SIZE,
         seed=0,
-        progress=lambda done, total: bars.update(bar, completed=done))
+        progress=lambda done, total: bars.update(bar, completed=done),
+    )
     bars.update(bar, completed=NUM_TRAIN + NUM_VAL)
 
 
 def read_jobs(work_dir: Path) -> list:
     """The runs of teacher, student and distilled student, with seed 0."""
     from mmbckd.tables import plan, read_table
+
     table = read_table(ROOT / 'configs' / 'tables' / 'quickstart.yml')
     jobs = {
-        job.row.title: job
-        for job in plan(table, work_dir) if job.seed == 0
+        job.row.title: job for job in plan(table, work_dir) if job.seed == 0
     }
     return [jobs[title] for title in ROWS]
 
@@ -64,6 +73,7 @@ def read_jobs(work_dir: Path) -> list:
 def train(jobs: list, bars: Progress) -> None:
     """Train the students side by side, as far as that is not done."""
     from mmbckd.tables.execution import Device, run_jobs
+
     tasks = {
         job: bars.add_task(f'train {job.row.title}', total=job.limit)
         for job in jobs
@@ -83,7 +93,8 @@ def train(jobs: list, bars: Progress) -> None:
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, threads)))
     with repeatedly(show):
         failures = run_jobs(
-            todo, [Device(None)] * len(todo), say=lambda text: None)
+            todo, [Device(None)] * len(todo), say=lambda text: None
+        )
     show()
     if failures:
         sys.exit('\n'.join(['Failed:', *failures]))
@@ -120,6 +131,7 @@ def compare(teacher, jobs: list, work_dir: Path, bars: Progress) -> dict:
     from mmseg.utils import register_all_modules
 
     from mmbckd.report import write_report
+
     register_all_modules(init_default_scope=False)
     student = jobs[0]
     picks = np.linspace(0, NUM_VAL - 1, 5).astype(int).tolist()
@@ -139,14 +151,17 @@ def compare(teacher, jobs: list, work_dir: Path, bars: Progress) -> dict:
         metrics[title] = {k: float(v) for k, v in runner.test().items()}
         dataset = runner.test_dataloader.dataset
         predictions[title] = runner.model.test_step(
-            pseudo_collate([dataset[i] for i in picks]))
+            pseudo_collate([dataset[i] for i in picks])
+        )
         bars.advance(bar)
     draw_predictions(predictions, work_dir / 'quickstart.png')
     (work_dir / 'quickstart.json').write_text(json.dumps(metrics, indent=2))
     bars.advance(bar)
-    write_report([*(str(job.work_dir) for job in jobs), teacher.row.config],
-                 str(work_dir / 'report.html'),
-                 names=[*(job.row.title for job in jobs), teacher.row.title])
+    write_report(
+        [*(str(job.work_dir) for job in jobs), teacher.row.config],
+        str(work_dir / 'report.html'),
+        names=[*(job.row.title for job in jobs), teacher.row.title],
+    )
     bars.advance(bar)
     return metrics
 
@@ -159,6 +174,7 @@ def draw_predictions(predictions: dict, out: Path) -> None:
         out (Path): The picture to write.
     """
     import matplotlib
+
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     import mmcv
@@ -166,6 +182,7 @@ def draw_predictions(predictions: dict, out: Path) -> None:
     from matplotlib.patches import Patch
 
     from mmbckd.datasets.street_scenes_generator import CLASSES, PALETTE
+
     palette = np.array(PALETTE, np.uint8)
     titles = ['image', 'truth', *predictions]
     rows = list(zip(*predictions.values()))
@@ -173,7 +190,8 @@ def draw_predictions(predictions: dict, out: Path) -> None:
         len(rows),
         len(titles),
         figsize=(3.2 * len(titles), 1.7 * len(rows) + 0.7),
-        layout='constrained')
+        layout='constrained',
+    )
     for row, samples in zip(axes, rows):
         truth = samples[0].gt_sem_seg.data[0]
         image = mmcv.imread(samples[0].img_path, channel_order='rgb')
@@ -191,7 +209,8 @@ def draw_predictions(predictions: dict, out: Path) -> None:
         ],
         loc='outside lower center',
         ncol=len(CLASSES),
-        frameon=False)
+        frameon=False,
+    )
     figure.savefig(out, dpi=100)
     plt.close(figure)
 
@@ -199,22 +218,25 @@ def draw_predictions(predictions: dict, out: Path) -> None:
 def metrics_table(metrics: dict) -> Table:
     """A column for each model."""
     from mmbckd.report.tables import heading
+
     table = Table(title=f'{NUM_VAL} validation images', box=None)
     table.add_column('')
     for title in metrics:
         table.add_column(title, justify='right')
     for key in next(iter(metrics.values())):
-        table.add_row(heading(key),
-                      *(f'{values[key]:.2f}' for values in metrics.values()))
+        table.add_row(
+            heading(key),
+            *(f'{values[key]:.2f}' for values in metrics.values()),
+        )
     return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--work-dir', type=Path, default='work_dirs/quickstart')
-    parser.add_argument(
-        '--data-root', type=Path, default='data/street_scenes')
+        '--work-dir', type=Path, default='work_dirs/quickstart'
+    )
+    parser.add_argument('--data-root', type=Path, default='data/street_scenes')
     args = parser.parse_args()
     # Stopped by either signal, the trainings are stopped as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -233,8 +255,11 @@ def main() -> None:
         # Logs of a training are many seconds apart.
         speed_estimate_period=180,
         redirect_stdout=False,
-        redirect_stderr=False)
-    log = open(args.work_dir / 'quickstart.log', 'a', encoding='utf-8')
+        redirect_stderr=False,
+    )
+    log = open(  # noqa: SIM115
+        args.work_dir / 'quickstart.log', 'a', encoding='utf-8'
+    )
     try:
         with bars, redirect_stdout(log), redirect_stderr(log):
             draw_scenes(args.data_root, bars)
@@ -242,13 +267,18 @@ def main() -> None:
             train(jobs, bars)
             metrics = compare(teacher, jobs, args.work_dir, bars)
     except KeyboardInterrupt:
-        sys.exit('Stopped, and all trainings with it; the same command goes '
-                 'on.')
-    print(f'{(time.time() - start) / 60:.1f} minutes. What the steps have '
-          f'logged is in {args.work_dir}.\n\n{NEXT}\n')
+        sys.exit(
+            'Stopped, and all trainings with it; the same command goes on.'
+        )
+    print(
+        f'{(time.time() - start) / 60:.1f} minutes. What the steps have '
+        f'logged is in {args.work_dir}.\n\n{NEXT}\n'
+    )
     console.print(metrics_table(metrics))
-    print(f'\npicture  {args.work_dir / "quickstart.png"}\n'
-          f'report   {args.work_dir / "report.html"}')
+    print(
+        f'\npicture  {args.work_dir / "quickstart.png"}\n'
+        f'report   {args.work_dir / "report.html"}'
+    )
 
 
 if __name__ == '__main__':

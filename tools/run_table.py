@@ -5,12 +5,13 @@ end is not run again, and what was stopped goes on from its last checkpoint.
 The table is written as Markdown, CSV and JSON; rows that have not been run
 say so.
 """
+
 import argparse
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List, Optional
 
 import torch
 
@@ -26,41 +27,53 @@ from mmbckd.tables.logs import copy_log, results_log
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('table', help='definition of the table, a YAML file')
     parser.add_argument(
         '--work-dir',
         default='work_dirs',
-        help='folder of all work directories (default: work_dirs)')
+        help='folder of all work directories (default: work_dirs)',
+    )
     parser.add_argument(
-        '--out',
-        help='folder of the table (default: tables in the --work-dir)')
+        '--out', help='folder of the table (default: tables in the --work-dir)'
+    )
     parser.add_argument(
         '--gpus',
         help='GPUs to use, one run on each, such as 0,1,2; with --launcher '
-        'pytorch the number of processes of every run (default: 0)')
-    parser.add_argument('--cpu',
-                        action='store_true',
-                        help='use no GPU (default: if there is none)')
-    parser.add_argument('--cpu-runs',
-                        type=int,
-                        default=1,
-                        help='runs at a time on a CPU; OMP_NUM_THREADS says '
-                        'how many threads each has (default: 1)')
-    parser.add_argument('--launcher',
-                        choices=['none', 'pytorch'],
-                        default='none')
-    parser.add_argument('--dry-run',
-                        action='store_true',
-                        help='only print the commands and the estimated work')
-    parser.add_argument('--no-run',
-                        action='store_true',
-                        help='only write the table of what has been run')
+        'pytorch the number of processes of every run (default: 0)',
+    )
+    parser.add_argument(
+        '--cpu',
+        action='store_true',
+        help='use no GPU (default: if there is none)',
+    )
+    parser.add_argument(
+        '--cpu-runs',
+        type=int,
+        default=1,
+        help='runs at a time on a CPU; OMP_NUM_THREADS says '
+        'how many threads each has (default: 1)',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch'], default='none'
+    )
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='only print the commands and the estimated work',
+    )
+    parser.add_argument(
+        '--no-run',
+        action='store_true',
+        help='only write the table of what has been run',
+    )
     parser.add_argument(
         '--results',
         help='folder to copy the logs of finished runs to; those that lie '
         'there count as run, though teachers are trained for their '
-        'checkpoints')
+        'checkpoints',
+    )
     parser.add_argument(
         '--latency',
         type=int,
@@ -69,36 +82,43 @@ def parse_args() -> argparse.Namespace:
         default=0,
         metavar='REPEATS',
         help='measure the latency of students and teachers (default: no; '
-        '20 repeats if no number is given)')
+        '20 repeats if no number is given)',
+    )
     return parser.parse_args()
 
 
-def devices_of(args: argparse.Namespace) -> List[Device]:
+def devices_of(args: argparse.Namespace) -> list[Device]:
     """Where runs have their place, by the options."""
     cpu = args.cpu or not torch.cuda.is_available()
     if args.launcher == 'pytorch':
         number = args.gpus or '1'
         if not number.isdecimal() or number == '0':
-            raise ValueError('Expected the number of processes as --gpus, '
-                             f'with --launcher pytorch, but got {number}.')
+            raise ValueError(
+                'Expected the number of processes as --gpus, '
+                f'with --launcher pytorch, but got {number}.'
+            )
         return [Device('' if cpu else None, 'pytorch', int(number))]
     if cpu:
         if args.cpu_runs < 1:
-            raise ValueError('Expected --cpu-runs of at least 1, but got '
-                             f'{args.cpu_runs}.')
+            raise ValueError(
+                f'Expected --cpu-runs of at least 1, but got {args.cpu_runs}.'
+            )
         if args.gpus:
             raise ValueError(
                 f'Expected no --gpus on the CPU, but got {args.gpus}'
-                f'{"." if args.cpu else "; PyTorch finds no GPU."}')
+                f'{"." if args.cpu else "; PyTorch finds no GPU."}'
+            )
         return [Device('')] * args.cpu_runs
     gpus = (args.gpus or '0').split(',')
     if not all(gpu.isdecimal() for gpu in gpus) or len(set(gpus)) < len(gpus):
-        raise ValueError('Expected --gpus as different numbers with commas, '
-                         f'such as 0,1,2, but got {args.gpus}.')
+        raise ValueError(
+            'Expected --gpus as different numbers with commas, '
+            f'such as 0,1,2, but got {args.gpus}.'
+        )
     return [Device(gpu, gpus=1) for gpu in gpus]
 
 
-def print_plan(jobs: List[Job], done: int, devices: List[Device]) -> None:
+def print_plan(jobs: list[Job], done: int, devices: list[Device]) -> None:
     """The commands and the estimated work of what has to run."""
     total, known = 0.0, 0
     for job in jobs:
@@ -106,12 +126,16 @@ def print_plan(jobs: List[Job], done: int, devices: List[Device]) -> None:
         about = 'time unknown' if minutes is None else f'{minutes:.0f} min'
         total += minutes or 0
         known += minutes is not None
-        print(f'# {job.title}: {described_work(job, max(1, devices[0].gpus))},'
-              f' {about}\n{devices[0].line(job)}')
+        print(
+            f'# {job.title}: {described_work(job, max(1, devices[0].gpus))},'
+            f' {about}\n{devices[0].line(job)}'
+        )
     print(f'# {done} runs done, {len(jobs)} to run')
     if known:
-        print(f'# about {total / len(devices):.0f} min for {known} of them, '
-              f'validations not counted')
+        print(
+            f'# about {total / len(devices):.0f} min for {known} of them, '
+            f'validations not counted'
+        )
 
 
 def costs_of(table: Table, log: Callable, args: argparse.Namespace) -> dict:
@@ -132,21 +156,24 @@ def costs_of(table: Table, log: Callable, args: argparse.Namespace) -> dict:
             for row in pair.rows:
                 config = row_config(row)
                 # A distillation costs what its student does.
-                if row.name not in found['costs'] and \
-                        not is_distillation(config):
+                if row.name not in found['costs'] and not is_distillation(
+                    config
+                ):
                     found['costs'][row.name] = model_cost(
-                        config, table.input_size, args.latency, device)
+                        config, table.input_size, args.latency, device
+                    )
     return found
 
 
-def write_table(table: Table, args: argparse.Namespace,
-                jobs: List[Job]) -> Path:
+def write_table(
+    table: Table, args: argparse.Namespace, jobs: list[Job]
+) -> Path:
     """Write the table of all that has been run; its Markdown file."""
     if args.results:
         Path(args.results).mkdir(parents=True, exist_ok=True)
     by_name = {job.work_dir.name: job for job in jobs}
 
-    def log(row: Row, seed: int) -> Optional[Log]:
+    def log(row: Row, seed: int) -> Log | None:
         found = by_name[row.run_name(seed)].log()
         if found is None and args.results:
             found = results_log(args.results, row, seed)
@@ -159,8 +186,9 @@ def write_table(table: Table, args: argparse.Namespace,
             for row in pair.rows:
                 for seed in row.seeds:
                     copy_log(args.results, row, seed, log(row, seed))
-        (Path(args.results) /
-         'costs.json').write_text(json.dumps(costs, indent=2) + '\n')
+        (Path(args.results) / 'costs.json').write_text(
+            json.dumps(costs, indent=2) + '\n'
+        )
     out = Path(args.out or Path(args.work_dir) / 'tables')
     out.mkdir(parents=True, exist_ok=True)
     file = out / f'{table.name}.md'
@@ -169,7 +197,8 @@ def write_table(table: Table, args: argparse.Namespace,
     file.with_suffix('.csv').write_text(to_csv(summary), encoding='utf-8')
     file.with_suffix('.json').write_text(
         json.dumps(summary, indent=2, ensure_ascii=False) + '\n',
-        encoding='utf-8')
+        encoding='utf-8',
+    )
     return file
 
 
@@ -182,16 +211,22 @@ def main() -> None:
         devices = devices_of(args)
         jobs = plan(table, args.work_dir)
         missing = [
-            job for job in jobs if job.log() is None and not (
-                args.results and results_log(args.results, job.row, job.seed))
+            job
+            for job in jobs
+            if job.log() is None
+            and not (
+                args.results and results_log(args.results, job.row, job.seed)
+            )
         ]
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'run_table.py: {error}')
     # A log cannot teach.
     needed = {job.teacher for job in missing}
     missing = [
-        job for job in jobs if job in missing or (
-            job.last_checkpoint in needed and not job.last_checkpoint.exists())
+        job
+        for job in jobs
+        if job in missing
+        or (job.last_checkpoint in needed and not job.last_checkpoint.exists())
     ]
     if args.dry_run:
         print_plan(missing, len(jobs) - len(missing), devices)
@@ -201,8 +236,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit('Stopped, and all runs with it; the same command goes on.')
     file = write_table(table, args, jobs)
-    print(f'{file.read_text(encoding="utf-8")}\nThe table is {file}, and .csv '
-          'and .json beside it.')
+    print(
+        f'{file.read_text(encoding="utf-8")}\nThe table is {file}, and .csv '
+        'and .json beside it.'
+    )
     if failures:
         sys.exit('\n'.join(['Failed:', *failures]))
 

@@ -2,6 +2,7 @@
 
 It takes the arguments of ``mim test mmrazor CONFIG`` and does the same.
 """
+
 from train import main
 
 if __name__ == '__main__':

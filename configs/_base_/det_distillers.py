@@ -13,7 +13,8 @@ bckd = dict(
         student='backbone',
         teacher=dict(fpn, data_idx=0),
         source='feature',
-        loss_weight=2.0),
+        loss_weight=2.0,
+    ),
     # P2 of an image of 800x1333 has 67,200 pixels, P3 16,800. Pooled to the
     # size of P4, the relations of all levels are about 7 % of the arithmetic
     # of a step; exact, those of P3 alone would be half of it.
@@ -22,7 +23,9 @@ bckd = dict(
         teacher='neck',
         max_tokens=4200,
         tau=0.3,
-        loss_weight=16.0))
+        loss_weight=16.0,
+    ),
+)
 
 # As in MMRazor's configs: four levels, and another weight for dense heads.
 levels = [f'loss_pkd_fpn{i}' for i in range(4)]
@@ -30,18 +33,19 @@ pkd = dict(
     student_recorders=dict(fpn=fpn),
     teacher_recorders=dict(fpn=fpn),
     distill_losses={
-        level: dict(type='PKDLoss', loss_weight=6)
-        for level in levels
+        level: dict(type='PKDLoss', loss_weight=6) for level in levels
     },
     loss_forward_mappings={
         level: dict(
             preds_S=dict(from_student=True, recorder='fpn', data_idx=i),
-            preds_T=dict(from_student=False, recorder='fpn', data_idx=i))
+            preds_T=dict(from_student=False, recorder='fpn', data_idx=i),
+        )
         for i, level in enumerate(levels)
-    })
+    },
+)
 pkd_dense = dict(
     pkd,
     distill_losses={
-        level: dict(type='PKDLoss', loss_weight=10)
-        for level in levels
-    })
+        level: dict(type='PKDLoss', loss_weight=10) for level in levels
+    },
+)

@@ -12,7 +12,8 @@ logits = dict(type='ModuleOutputs', source='decode_head.conv_seg')
 bckd = dict(
     type='BCKDDistiller',
     boundary=dict(
-        student='backbone', teacher='decode_head.conv_seg', loss_weight=2.0),
+        student='backbone', teacher='decode_head.conv_seg', loss_weight=2.0
+    ),
     # Relations are exact at stride 8, up to crops of 512x1024. Of stride 4
     # they would cost more than all the rest: these maps are pooled.
     context=dict(
@@ -20,17 +21,23 @@ bckd = dict(
         teacher=feature,
         max_tokens=8192,
         tau=0.3,
-        loss_weight=4.0))
+        loss_weight=4.0,
+    ),
+)
 
 cwd = dict(
     student_recorders=dict(logits=logits),
     teacher_recorders=dict(logits=logits),
     distill_losses=dict(
-        loss_cwd=dict(type='ChannelWiseDivergence', tau=1, loss_weight=5)),
+        loss_cwd=dict(type='ChannelWiseDivergence', tau=1, loss_weight=5)
+    ),
     loss_forward_mappings=dict(
         loss_cwd=dict(
             preds_S=dict(from_student=True, recorder='logits'),
-            preds_T=dict(from_student=False, recorder='logits'))))
+            preds_T=dict(from_student=False, recorder='logits'),
+        )
+    ),
+)
 
 # Per-pixel distillation of logits: the Kullback-Leibler divergence, summed
 # over the classes. KLDivergence takes the mean over them, so that loss_weight
@@ -40,8 +47,13 @@ kd = dict(
     teacher_recorders=dict(logits=logits),
     distill_losses=dict(
         loss_kd=dict(
-            type='KLDivergence', tau=1, reduction='mean', loss_weight=11)),
+            type='KLDivergence', tau=1, reduction='mean', loss_weight=11
+        )
+    ),
     loss_forward_mappings=dict(
         loss_kd=dict(
             preds_S=dict(from_student=True, recorder='logits'),
-            preds_T=dict(from_student=False, recorder='logits'))))
+            preds_T=dict(from_student=False, recorder='logits'),
+        )
+    ),
+)

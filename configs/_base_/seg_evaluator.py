@@ -3,5 +3,5 @@
 seg_evaluator = [
     dict(type='IoUMetric', iou_metrics=['mIoU']),
     dict(type='BoundaryIoUMetric'),
-    dict(type='ConnectivityMetric')
+    dict(type='ConnectivityMetric'),
 ]

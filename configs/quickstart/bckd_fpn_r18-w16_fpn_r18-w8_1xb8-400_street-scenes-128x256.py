@@ -1,6 +1,6 @@
 _base_ = [
     './fpn_r18-w8_1xb8-400_street-scenes-128x256.py',
-    '../_base_/seg_distillers.py'
+    '../_base_/seg_distillers.py',
 ]
 
 model = dict(
@@ -8,12 +8,13 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     teacher='{{fileDirname}}/fpn_r18-w16_1xb8-3k_street-scenes-128x256.py',
-    teacher_ckpt=  # noqa: E251
-    '{{fileDirname}}/fpn_r18-w16_1xb8-3k_street-scenes-128x256.pth',
+    teacher_ckpt='{{fileDirname}}/fpn_r18-w16_1xb8-3k_street-scenes-128x256.pth',
     distiller=dict(
-        _base_.bckd, context=dict(_base_.bckd.context, max_tokens=512)))
+        _base_.bckd, context=dict(_base_.bckd.context, max_tokens=512)
+    ),
+)
 
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(type='BCKDVisualizationHook', interval=200)
+    dict(type='BCKDVisualizationHook', interval=200),
 ]

@@ -1,4 +1,5 @@
 _base_ = './bckd_fpn_r18-w16_fpn_r18-w8_1xb8-400_street-scenes-128x256.py'
 
 model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd))
+    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd)
+)

@@ -1,8 +1,10 @@
 # The student alone: ResNet-18 of an eighth of the width.
 _base_ = [
-    'mmseg::_base_/models/fpn_r50.py', '../_base_/datasets/street_scenes.py',
-    'mmseg::_base_/default_runtime.py', '../_base_/distill_runtime.py',
-    '../_base_/schedules/schedule_1k_bf16.py'
+    'mmseg::_base_/models/fpn_r50.py',
+    '../_base_/datasets/street_scenes.py',
+    'mmseg::_base_/default_runtime.py',
+    '../_base_/distill_runtime.py',
+    '../_base_/schedules/schedule_1k_bf16.py',
 ]
 
 data_preprocessor = dict(size=(128, 256))
@@ -16,7 +18,9 @@ model = dict(
         in_channels=[32, 32, 32, 32],
         channels=16,
         num_classes=11,
-        norm_cfg=norm_cfg))
+        norm_cfg=norm_cfg,
+    ),
+)
 
 optim_wrapper = dict(optimizer=dict(lr=4e-3))
 param_scheduler = [
@@ -27,7 +31,8 @@ param_scheduler = [
         power=0.9,
         begin=50,
         end=400,
-        by_epoch=False)
+        by_epoch=False,
+    ),
 ]
 train_cfg = dict(max_iters=400, val_interval=200)
 default_hooks = dict(checkpoint=dict(interval=200))

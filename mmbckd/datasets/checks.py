@@ -1,4 +1,5 @@
 """Checks of data sets: before a training, and of its batches."""
+
 from __future__ import annotations
 
 import os
@@ -18,8 +19,14 @@ from torch import Tensor
 SPLITS = ('train', 'val', 'test')
 # What a file that is not as it should be makes those raise who read it: PIL a
 # SyntaxError among others, mmseg, mmdet and pycocotools an AssertionError.
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, SyntaxError,
-               AssertionError)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    SyntaxError,
+    AssertionError,
+)
 # How far to look for what is mislaid.
 _MAX_DEPTH, _MAX_FOLDERS = 3, 2000
 _MAX_NAMES, _MAX_PROBLEMS = 6, 5
@@ -38,6 +45,7 @@ class Known(NamedTuple):
         annotated (dict): The same of those that have annotations.
         made (dict): How to make what no download holds, by a part of its path.
     """
+
     get: str
     numbers: dict = {}
     annotated: dict = {}
@@ -45,14 +53,19 @@ class Known(NamedTuple):
 
 
 def _converter(name: str, arguments: str) -> str:
-    return (f"`python tools/dataset_converters/{name}.py {arguments}` in "
-            "MMSegmentation's source tree, or anywhere "
-            f'`mim run mmsegmentation {name} {arguments}`')
+    return (
+        f'`python tools/dataset_converters/{name}.py {arguments}` in '
+        "MMSegmentation's source tree, or anywhere "
+        f'`mim run mmsegmentation {name} {arguments}`'
+    )
 
 
-_VOC_AUG = ('Get the additional annotations (SBD, benchmark.tgz) so that '
-            '{parent}/VOCaug/dataset/cls holds *.mat, then run ' +
-            _converter('voc_aug', '{parent} {parent}/VOCaug --nproc 8') + '.')
+_VOC_AUG = (
+    'Get the additional annotations (SBD, benchmark.tgz) so that '
+    '{parent}/VOCaug/dataset/cls holds *.mat, then run '
+    + _converter('voc_aug', '{parent} {parent}/VOCaug --nproc 8')
+    + '.'
+)
 
 KNOWN = dict(
     PascalVOCDataset=Known(
@@ -62,55 +75,53 @@ KNOWN = dict(
             'ImageSets/Segmentation/train.txt': 1_464,
             'ImageSets/Segmentation/aug.txt': 9_118,
             'ImageSets/Segmentation/trainaug.txt': 10_582,
-            'ImageSets/Segmentation/val.txt': 1_449
+            'ImageSets/Segmentation/val.txt': 1_449,
         },
-        made={
-            'SegmentationClassAug': _VOC_AUG,
-            'aug.txt': _VOC_AUG
-        }),
+        made={'SegmentationClassAug': _VOC_AUG, 'aug.txt': _VOC_AUG},
+    ),
     CityscapesDataset=Known(
         'Unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip in '
         '{root}.',
-        numbers={
-            'leftImg8bit/train': 2_975,
-            'leftImg8bit/val': 500
-        },
+        numbers={'leftImg8bit/train': 2_975, 'leftImg8bit/val': 500},
         made={
-            '_labelTrainIds.png':
-            'Make them: `pip install cityscapesscripts`, then '
-            '`CITYSCAPES_DATASET={root} csCreateTrainIdLabelImgs` (its '
-            'createTrainIdLabelImgs.py), or ' +
-            _converter('cityscapes', '{root} --nproc 8') + '.'
-        }),
+            '_labelTrainIds.png': 'Make them: '
+            '`pip install cityscapesscripts`, then `CITYSCAPES_DATASET={root} '
+            'csCreateTrainIdLabelImgs` (its '
+            'createTrainIdLabelImgs.py), or '
+            + _converter('cityscapes', '{root} --nproc 8')
+            + '.'
+        },
+    ),
     ADE20KDataset=Known(
         'Unpack ADEChallengeData2016.zip in {parent}.',
-        numbers={
-            'images/training': 20_210,
-            'images/validation': 2_000
-        }),
+        numbers={'images/training': 20_210, 'images/validation': 2_000},
+    ),
     COCOStuffDataset=Known(
-        'Unpack cocostuff-10k-v1.1.zip in {root}, then run ' +
-        _converter('coco_stuff10k', '{root} --nproc 8') + '.',
-        numbers={
-            'images/train2014': 9_000,
-            'images/test2014': 1_000
-        },
+        'Unpack cocostuff-10k-v1.1.zip in {root}, then run '
+        + _converter('coco_stuff10k', '{root} --nproc 8')
+        + '.',
+        numbers={'images/train2014': 9_000, 'images/test2014': 1_000},
         made={
-            '2017':
-            'Run ' + _converter('coco_stuff164k', '{root} --nproc 8') + '.'
-        }),
+            '2017': 'Run '
+            + _converter('coco_stuff164k', '{root} --nproc 8')
+            + '.'
+        },
+    ),
     CocoDataset=Known(
         'Unpack train2017.zip, val2017.zip and '
         'annotations_trainval2017.zip in {root}.',
         numbers={
             'annotations/instances_train2017.json': 118_287,
-            'annotations/instances_val2017.json': 5_000
+            'annotations/instances_val2017.json': 5_000,
         },
-        annotated={'annotations/instances_train2017.json': 117_266}))
+        annotated={'annotations/instances_train2017.json': 117_266},
+    ),
+)
 
 
-def check_labels(labels: ndarray | Tensor, num_classes: int, ignore_index: int,
-                 name: str) -> None:
+def check_labels(
+    labels: ndarray | Tensor, num_classes: int, ignore_index: int, name: str
+) -> None:
     """Raise unless a label map holds classes and ignored pixels only.
 
     Args:
@@ -129,7 +140,8 @@ def check_labels(labels: ndarray | Tensor, num_classes: int, ignore_index: int,
             f'Expected labels 0 to {num_classes - 1}, or {ignore_index} for '
             f'pixels to ignore, but {name} has '
             f'{np.unique(labels[wrong]).tolist()}. Correct the annotation, '
-            'or `num_classes` and `reduce_zero_label` of the config.')
+            'or `num_classes` and `reduce_zero_label` of the config.'
+        )
 
 
 class Report:
@@ -196,8 +208,9 @@ def set_data_root(cfg: Config, data_root: str) -> str:
     if len(roots) > 1 or roots == {'.'}:
         raise ValueError(
             'Expected data sets of one `data_root` to set another, but the '
-            f'config has {sorted(roots)}. Check it without --data-root.')
-    old, = roots
+            f'config has {sorted(roots)}. Check it without --data-root.'
+        )
+    (old,) = roots
     for dataset in datasets:
         dataset['data_root'] = data_root
     for evaluator in _evaluators(cfg):
@@ -229,11 +242,17 @@ class _DatasetCheck:
                     kind = registry.get(kind)
             self.known = Known(
                 getattr(
-                    kind, 'HINT', 'Correct `data_root`, `data_prefix` and '
-                    '`ann_file` of the config.'))
+                    kind,
+                    'HINT',
+                    'Correct `data_root`, `data_prefix` and '
+                    '`ann_file` of the config.',
+                )
+            )
         places = ', '.join(self.places())
-        self.report = Report(f'{", ".join(dict.fromkeys(splits))}: '
-                             f'{self.kind} in {self.root} ({places})')
+        self.report = Report(
+            f'{", ".join(dict.fromkeys(splits))}: '
+            f'{self.kind} in {self.root} ({places})'
+        )
 
     def places(self) -> list[str]:
         """The folders and the file that it is in, relative to the root."""
@@ -249,8 +268,9 @@ class _DatasetCheck:
         place = osp.relpath(path, root)
         made = (how for part, how in self.known.made.items() if part in place)
         text = next(made, self.known.get)
-        return text.replace('{root}', root).replace('{parent}',
-                                                    osp.dirname(root) or '.')
+        return text.replace('{root}', root).replace(
+            '{parent}', osp.dirname(root) or '.'
+        )
 
     def problem(self, expected: str, came: str, todo: str) -> None:
         self.report.problems.append(f'Expected {expected}, but {came}. {todo}')
@@ -277,38 +297,53 @@ class _DatasetCheck:
             root, names = osp.normpath(self.root), ', '.join(places)
             around = not osp.relpath(root, where).startswith(os.pardir)
             if not osp.isdir(root) and not around:
-                self.problem(root, f'found {where}, which is laid out like it',
-                             f'Move or link {where} to {root}.')
+                self.problem(
+                    root,
+                    f'found {where}, which is laid out like it',
+                    f'Move or link {where} to {root}.',
+                )
             else:
-                self.problem(f'{names} in {root}', f'found such in {where}',
-                             f'Move or link {names} from {where} to {root}.')
+                self.problem(
+                    f'{names} in {root}',
+                    f'found such in {where}',
+                    f'Move or link {names} from {where} to {root}.',
+                )
         if not mislaid and not osp.isdir(self.root):
             lost = ['']
         for place in lost:
             path = self.path(place)
-            self.problem(path, f'there is none; {_content(_nearest(path))}',
-                         self.hint(path))
+            self.problem(
+                path,
+                f'there is none; {_content(_nearest(path))}',
+                self.hint(path),
+            )
 
     def load(self) -> list[dict]:
         """The images that the data set lists; none where it says why."""
         try:
             self.dataset: BaseDataset = DATASETS.build(
-                dict(self.cfg, lazy_init=True))
+                dict(self.cfg, lazy_init=True)
+            )
             listed = self.dataset.data_list = self.dataset.load_data_list()
         except _UNREADABLE as error:
-            self.problem(f'a data set that {self.kind} can load',
-                         f'it says {_reason(error)}',
-                         self.hint(self.path(self.ann_file)))
+            self.problem(
+                f'a data set that {self.kind} can load',
+                f'it says {_reason(error)}',
+                self.hint(self.path(self.ann_file)),
+            )
             return []
         if not listed:
             place = self.path(
-                self.ann_file or next(iter(self.folders.values())))
+                self.ann_file or next(iter(self.folders.values()))
+            )
             suffix = getattr(self.dataset, 'img_suffix', '')
             self.problem(
                 f'images{f" *{suffix}" if suffix else ""} in {place}',
                 'it names none'
-                if self.ann_file else f'there are none; {_content(place)}',
-                self.hint(place))
+                if self.ann_file
+                else f'there are none; {_content(place)}',
+                self.hint(place),
+            )
         return listed
 
     def check_number(self, listed: list[dict]) -> None:
@@ -321,30 +356,35 @@ class _DatasetCheck:
         self.report.facts.append(fact)
         if not used:
             self.problem(
-                f'images to use in {self.path(key)}', f'none of its {number:,}'
-                ' passes `filter_cfg`',
+                f'images to use in {self.path(key)}',
+                f'none of its {number:,} passes `filter_cfg`',
                 'Get an annotation file with instances of the classes, or '
-                'correct `filter_cfg`.')
+                'correct `filter_cfg`.',
+            )
         classes = self.dataset.metainfo.get('classes') or ()
         categories = getattr(self.dataset, 'cat_ids', classes)
         if len(categories) != len(classes):
             self.problem(
                 f'the {len(classes)} classes of {self.kind} among the '
                 f'categories of {self.path(self.ann_file)}',
-                f'it has {len(categories)} of them', 'Set `metainfo` to the '
-                'classes of your data, or get the right annotation file.')
+                f'it has {len(categories)} of them',
+                'Set `metainfo` to the '
+                'classes of your data, or get the right annotation file.',
+            )
         if self.cfg.get('indices') is not None:
             return
         expected = self.known.numbers.get(key, number)
         if number != expected:
             self.report.warnings.append(
                 f'Expected {expected:,} images as {self.kind} has in {key}, '
-                f'but found {number:,}.')
+                f'but found {number:,}.'
+            )
         expected = self.known.annotated.get(key, used)
         if used not in (number, expected):
             self.report.warnings.append(
                 f'Expected {expected:,} of the images to have annotations, '
-                f'but {used:,} have.')
+                f'but {used:,} have.'
+            )
 
     def check_files(self, listed: list[dict]) -> list[dict]:
         """All that is listed is there, and no label map is left over."""
@@ -354,40 +394,54 @@ class _DatasetCheck:
         suffix = getattr(self.dataset, 'img_suffix', '')
         lost = {
             key: [
-                info for info in listed if info.get(key) is not None
+                info
+                for info in listed
+                if info.get(key) is not None
                 and osp.normpath(info[key]) not in there
             ]
             for key in ('img_path', 'seg_map_path')
         }
-        for key, what in (('img_path', 'images'), ('seg_map_path',
-                                                   'label maps')):
+        for key, what in (
+            ('img_path', 'images'),
+            ('seg_map_path', 'label maps'),
+        ):
             if lost[key]:
                 self.lost_files(
                     f'{what} of all {len(listed):,} entries of '
-                    f'{self.path(self.ann_file)}' if self.ann_file else
-                    f'{what} of all {len(listed):,} images',
-                    [osp.normpath(info[key]) for info in lost[key]], suffix if
-                    key == 'img_path' else self.dataset.seg_map_suffix, there)
+                    f'{self.path(self.ann_file)}'
+                    if self.ann_file
+                    else f'{what} of all {len(listed):,} images',
+                    [osp.normpath(info[key]) for info in lost[key]],
+                    suffix
+                    if key == 'img_path'
+                    else self.dataset.seg_map_suffix,
+                    there,
+                )
         self.check_left_over(listed, there)
         gone = {id(info) for infos in lost.values() for info in infos}
         return [info for info in listed if id(info) not in gone]
 
-    def lost_files(self, expected: str, lost: list[str], suffix: str,
-                   there: set) -> None:
+    def lost_files(
+        self, expected: str, lost: list[str], suffix: str, there: set
+    ) -> None:
         """Say which files are missing, and what is there in their place."""
         first = lost[0]
         came = f'{len(lost):,} are missing: {_some(lost)}'
         stem = first.removesuffix(suffix or osp.splitext(first)[1])
         beside = sorted(
-            file for file in there if file.startswith(stem)
-            and osp.dirname(file) == osp.dirname(first))
+            file
+            for file in there
+            if file.startswith(stem)
+            and osp.dirname(file) == osp.dirname(first)
+        )
         where = _find(osp.relpath(first, self.root), self.root)
         if where is not None:
             folder = osp.dirname(osp.relpath(first, self.root))
             self.problem(
-                expected, f'{came}; found such in {where}/{folder}',
-                f'Move or link them from there to '
-                f'{osp.dirname(first)}.')
+                expected,
+                f'{came}; found such in {where}/{folder}',
+                f'Move or link them from there to {osp.dirname(first)}.',
+            )
             return
         if beside:
             came += f'; there is {_some(map(osp.basename, beside))} instead'
@@ -401,14 +455,19 @@ class _DatasetCheck:
             return
         used = {osp.normpath(info['seg_map_path']) for info in listed}
         within = self.path(folder) + os.sep
-        left = sorted(file for file in there - used if file.startswith(within)
-                      and file.endswith(self.dataset.seg_map_suffix))
+        left = sorted(
+            file
+            for file in there - used
+            if file.startswith(within)
+            and file.endswith(self.dataset.seg_map_suffix)
+        )
         if left:
             images = self.path(self.folders['img_path'])
             self.problem(
                 f'an image in {images} for each label map',
                 f'{len(left):,} have none: {_some(left)}',
-                f'Get the images, or remove these. {self.hint(images)}')
+                f'Get the images, or remove these. {self.hint(images)}',
+            )
 
     def check_samples(self, infos: list[dict], num_samples: int) -> None:
         """Some images and label maps are readable and fit together."""
@@ -426,7 +485,8 @@ class _DatasetCheck:
             self.report.problems.append(
                 f'Expected as little wrong with the other files, but so are '
                 f'{len(problems) - _MAX_PROBLEMS} more of the {num_samples} '
-                'that were opened. Correct these first and check again.')
+                'that were opened. Correct these first and check again.'
+            )
 
     def check_sample(self, info: dict) -> None:
         """Open an image and its label map, as training will.
@@ -441,9 +501,16 @@ class _DatasetCheck:
             raise ValueError(
                 f'Expected {file} to be of height and width {listed} as '
                 f'{self.path(self.ann_file)} says, but it is {size}. Get '
-                'images and annotations that belong together.')
-        load = next((step for step in self.dataset.pipeline.transforms
-                     if isinstance(step, LoadAnnotations)), None)
+                'images and annotations that belong together.'
+            )
+        load = next(
+            (
+                step
+                for step in self.dataset.pipeline.transforms
+                if isinstance(step, LoadAnnotations)
+            ),
+            None,
+        )
         if load is None or info.get('seg_map_path') is None:
             return
         file = osp.normpath(info['seg_map_path'])
@@ -452,9 +519,14 @@ class _DatasetCheck:
             raise ValueError(
                 f'Expected {file} to be a label map of height and width '
                 f'{size} as its image, but its shape is {labels.shape}. '
-                f'{self.hint(file)}')
-        check_labels(labels, len(self.dataset.metainfo['classes']),
-                     self.dataset.ignore_index, file)
+                f'{self.hint(file)}'
+            )
+        check_labels(
+            labels,
+            len(self.dataset.metainfo['classes']),
+            self.dataset.ignore_index,
+            file,
+        )
 
     def read(self, file: str, how):
         """Call ``how``, which reads a file."""
@@ -464,7 +536,8 @@ class _DatasetCheck:
             raise ValueError(
                 f'Expected {file} to be readable, but it is not: '
                 f'{_reason(error)} ({osp.getsize(file):,} bytes). Get it '
-                f'again. {self.hint(file)}') from error
+                f'again. {self.hint(file)}'
+            ) from error
 
 
 def _datasets(cfg: Config) -> list[tuple[str, dict]]:
@@ -488,7 +561,8 @@ def _datasets(cfg: Config) -> list[tuple[str, dict]]:
         raise ValueError(
             'Expected a config with a data set in its train_dataloader, '
             'val_dataloader or test_dataloader, but it has none. Name the '
-            'config that you will train.')
+            'config that you will train.'
+        )
     return found
 
 
@@ -505,8 +579,10 @@ def _evaluator_problems(cfg: Config) -> list[str]:
     """Annotation files that an evaluator reads but no data set does."""
     read = {
         osp.normpath(
-            osp.join(dataset.get('data_root') or '', dataset['ann_file']))
-        for _, dataset in _datasets(cfg) if dataset.get('ann_file')
+            osp.join(dataset.get('data_root') or '', dataset['ann_file'])
+        )
+        for _, dataset in _datasets(cfg)
+        if dataset.get('ann_file')
     }
     files = {osp.normpath(e['ann_file']): e['type'] for e in _evaluators(cfg)}
     return [
@@ -534,7 +610,8 @@ def _find(place: str, root: str) -> str | None:
     starts = map(_nearest, (root, parent, osp.dirname(parent)))
     for start in dict.fromkeys(starts):
         found = [
-            folder for folder in _folders(start)
+            folder
+            for folder in _folders(start)
             if osp.exists(osp.join(folder, place))
         ]
         if found:
@@ -554,7 +631,8 @@ def _folders(start: str) -> Iterator[str]:
             yield folder
             names = next(os.walk(folder), ('', [], []))[1]
             below += [
-                osp.normpath(osp.join(folder, name)) for name in sorted(names)
+                osp.normpath(osp.join(folder, name))
+                for name in sorted(names)
                 if not name.startswith('.')
             ]
         level = below
@@ -581,8 +659,9 @@ def _some(names) -> str:
     """The first names, and how many more there are."""
     names = list(names)
     more = len(names) - _MAX_NAMES
-    return ', '.join(
-        names[:_MAX_NAMES]) + (f' and {more:,} more' if more > 0 else '')
+    return ', '.join(names[:_MAX_NAMES]) + (
+        f' and {more:,} more' if more > 0 else ''
+    )
 
 
 def _image_size(file: str) -> tuple[int, int]:

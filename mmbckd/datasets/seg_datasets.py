@@ -1,6 +1,6 @@
 """Segmentation data sets that MMSegmentation does not have."""
+
 import os.path as osp
-from typing import List
 
 from mmengine.dataset import BaseDataset
 from mmseg.datasets import BaseSegDataset
@@ -15,7 +15,8 @@ def no_images(dataset: BaseDataset) -> FileNotFoundError:
     found = 'holds none' if osp.isdir(img_dir) else 'does not exist'
     return FileNotFoundError(
         f'{type(dataset).__name__} expected *{dataset.img_suffix} images in '
-        f'{img_dir}, but that folder {found}. {dataset.HINT}')
+        f'{img_dir}, but that folder {found}. {dataset.HINT}'
+    )
 
 
 class _FolderDataset(BaseSegDataset):
@@ -24,7 +25,7 @@ class _FolderDataset(BaseSegDataset):
     #: What to do if the folder is missing or empty.
     HINT: str
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """List images and label maps.
 
         Raises:
@@ -52,14 +53,37 @@ class CamVidDataset(_FolderDataset):
     """
 
     METAINFO = dict(
-        classes=('sky', 'building', 'pole', 'road', 'pavement', 'tree',
-                 'sign', 'fence', 'car', 'pedestrian', 'bicyclist'),
-        palette=[[128, 128, 128], [128, 0, 0], [192, 192, 128],
-                 [128, 64, 128], [60, 40, 222], [128, 128, 0],
-                 [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0],
-                 [0, 128, 192]])
-    HINT = ('Set the environment variable MMBCKD_CAMVID (or `data_root`) to '
-            'a folder with images/{train,val} and annotations/{train,val}.')
+        classes=(
+            'sky',
+            'building',
+            'pole',
+            'road',
+            'pavement',
+            'tree',
+            'sign',
+            'fence',
+            'car',
+            'pedestrian',
+            'bicyclist',
+        ),
+        palette=[
+            [128, 128, 128],
+            [128, 0, 0],
+            [192, 192, 128],
+            [128, 64, 128],
+            [60, 40, 222],
+            [128, 128, 0],
+            [192, 128, 128],
+            [64, 64, 128],
+            [64, 0, 128],
+            [64, 64, 0],
+            [0, 128, 192],
+        ],
+    )
+    HINT = (
+        'Set the environment variable MMBCKD_CAMVID (or `data_root`) to '
+        'a folder with images/{train,val} and annotations/{train,val}.'
+    )
 
 
 @DATASETS.register_module()
@@ -72,9 +96,12 @@ class StreetScenesDataset(_FolderDataset):
 
     METAINFO = dict(
         classes=street_scenes_generator.CLASSES,
-        palette=street_scenes_generator.PALETTE)
-    HINT = ('Make them first: python '
-            'tools/dataset_converters/street_scenes.py data/street_scenes')
+        palette=street_scenes_generator.PALETTE,
+    )
+    HINT = (
+        'Make them first: python '
+        'tools/dataset_converters/street_scenes.py data/street_scenes'
+    )
 
     def __init__(self, img_suffix: str = '.png', **kwargs) -> None:
         super().__init__(img_suffix=img_suffix, **kwargs)

@@ -4,6 +4,7 @@ Three of mmengine's entries are registered anew, so that a checkpoint is
 whole or not there, one that cannot be read is named, and one whose host is
 down can be taken from a folder.
 """
+
 import os
 import os.path as osp
 import re
@@ -12,7 +13,7 @@ from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Union
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -48,19 +49,18 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
         raise FileNotFoundError(
             f'Expected a checkpoint, but {filename} does not exist (looked '
             f'up from {osp.abspath(".")}). Correct the path in `load_from`, '
-            '`teacher_ckpt`, `init_cfg` or the file last_checkpoint.')
+            '`teacher_ckpt`, `init_cfg` or the file last_checkpoint.'
+        )
     try:
         return _load_from_local(path, map_location)
     except Exception as error:
-        raise _unreadable(path, error, 'Copy or download it again, or name '
-                          'another file.') from None
+        raise _unreadable(
+            path, error, 'Copy or download it again, or name another file.'
+        ) from None
 
 
-@CheckpointLoader.register_scheme(
-    prefixes=('http://', 'https://'), force=True)
-def load_from_http(filename: str,
-                   map_location: Any = None,
-                   **kwargs) -> dict:
+@CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
+def load_from_http(filename: str, map_location: Any = None, **kwargs) -> dict:
     """Load a checkpoint from the web.
 
     If the environment variable ``MMBCKD_CHECKPOINTS`` names a folder with a
@@ -86,14 +86,17 @@ def load_from_http(filename: str,
         if not osp.isdir(folder):
             raise FileNotFoundError(
                 f'{FOLDER} must name a folder of checkpoints, but {folder} '
-                'is none. Correct or unset the environment variable.')
+                'is none. Correct or unset the environment variable.'
+            )
         path = osp.join(folder, name)
         if osp.isfile(path):
             print_log(f'{path} is taken for {filename}', logger='current')
             return load_from_local(path, map_location)
     cached = osp.join(
-        kwargs.get('model_dir') or osp.join(torch.hub.get_dir(),
-                                            'checkpoints'), name)
+        kwargs.get('model_dir')
+        or osp.join(torch.hub.get_dir(), 'checkpoints'),
+        name,
+    )
     try:
         return _load_from_http(filename, map_location, **kwargs)
     except Exception as error:
@@ -109,7 +112,8 @@ def load_from_http(filename: str,
             'from elsewhere and run with its folder in the environment, '
             f'{FOLDER}=FOLDER, or give its path in place of the URL: as '
             '`teacher_ckpt`, as `load_from`, or for a backbone as '
-            "`init_cfg=dict(type='Pretrained', checkpoint=PATH)`.") from None
+            "`init_cfg=dict(type='Pretrained', checkpoint=PATH)`."
+        ) from None
 
 
 # The short names open-mmlab:// and torchvision:// call it by this name.
@@ -121,20 +125,29 @@ def _unreadable(path: str, error: Exception, remedy: str) -> Exception:
     with open(path, 'rb') as stream:
         old_format = stream.read(1) == b'\x80'
     # Not PyTorch's advice to switch its protection off.
-    said = re.split(r'\n\s*Check the doc| by default\. |\.\s*$',
-                    str(error))[0].rstrip('. \n').rpartition('\n')[2].strip()
-    if not (zipfile.is_zipfile(path) or old_format) or isinstance(
-            error, EOFError) or re.search('corrupt|PytorchStream', said):
+    said = (
+        re.split(r'\n\s*Check the doc| by default\. |\.\s*$', str(error))[0]
+        .rstrip('. \n')
+        .rpartition('\n')[2]
+        .strip()
+    )
+    if (
+        not (zipfile.is_zipfile(path) or old_format)
+        or isinstance(error, EOFError)
+        or re.search('corrupt|PytorchStream', said)
+    ):
         return ValueError(
             f'{path} ({osp.getsize(path)} bytes) is not a checkpoint that '
             f'PyTorch can read: it is cut off or damaged, or another kind of '
-            f'file. {remedy}')
+            f'file. {remedy}'
+        )
     if isinstance(error, (UnpicklingError, TypeError, ValueError)):
         return UnpicklingError(
             f'{path} is refused: besides tensors and plain types it holds '
             f'what could run code when it is loaded ({said}). Nothing of it '
             'was run. Do not use it, unless you trust its author and '
-            'save its `state_dict` alone.')
+            'save its `state_dict` alone.'
+        )
     return error
 
 
@@ -146,7 +159,7 @@ class WholeFileBackend(LocalBackend):
     final name what was there before.
     """
 
-    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file.
 
         Args:
@@ -170,7 +183,9 @@ class WholeFileBackend(LocalBackend):
             with suppress(OSError):
                 os.remove(temporary)
             raise OSError(
-                error.errno, f'{filepath} cannot be written: '
+                error.errno,
+                f'{filepath} cannot be written: '
                 f'{error.strerror}. What was written before is kept. Free '
                 'space, or make the folder writable or name another one '
-                '(`work_dir`), and go on with --resume.') from None
+                '(`work_dir`), and go on with --resume.',
+            ) from None

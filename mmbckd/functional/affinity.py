@@ -1,4 +1,5 @@
 """Boundary distillation: pixel-pair affinities along straight lines."""
+
 from __future__ import annotations
 
 import math
@@ -22,14 +23,16 @@ PairWeights = Callable[[Displacement], Tensor]
 _CHANNEL_GROUP = 16
 
 
-def boundary_affinity_loss(boundary_logits: Tensor,
-                           teacher: Tensor | Sequence[Tensor],
-                           *,
-                           source: str = 'semantic',
-                           radius: float = 5.0,
-                           tau: float = 1.0,
-                           ignore_index: int = 255,
-                           group: dist.ProcessGroup | None = None) -> Tensor:
+def boundary_affinity_loss(
+    boundary_logits: Tensor,
+    teacher: Tensor | Sequence[Tensor],
+    *,
+    source: str = 'semantic',
+    radius: float = 5.0,
+    tau: float = 1.0,
+    ignore_index: int = 255,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
     r"""Boundary distillation loss on the affinities of pixel pairs.
 
     .. math::
@@ -101,8 +104,9 @@ def boundary_affinity_loss(boundary_logits: Tensor,
         >>> print(f'{loss.item():.4f}')  # both terms are log 2
         1.3863
     """
-    z, displacements, weights = _pairs(boundary_logits, teacher, source,
-                                       radius, tau, ignore_index)
+    z, displacements, weights = _pairs(
+        boundary_logits, teacher, source, radius, tau, ignore_index
+    )
     with torch.autocast(z.device.type, enabled=False):
         # The maximum along a line is one of its pixels: a pair's loss is that
         # of a pixel, and how often it counts there does not depend on z.
@@ -113,13 +117,15 @@ def boundary_affinity_loss(boundary_logits: Tensor,
         return -(together * F.logsigmoid(-z) + apart * F.logsigmoid(z)).sum()
 
 
-def affinity_edges(boundary_logits: Tensor,
-                   teacher: Tensor | Sequence[Tensor],
-                   *,
-                   source: str = 'semantic',
-                   radius: float = 5.0,
-                   tau: float = 1.0,
-                   ignore_index: int = 255) -> Tensor:
+def affinity_edges(
+    boundary_logits: Tensor,
+    teacher: Tensor | Sequence[Tensor],
+    *,
+    source: str = 'semantic',
+    radius: float = 5.0,
+    tau: float = 1.0,
+    ignore_index: int = 255,
+) -> Tensor:
     r"""The teacher's affinities as a map of edges, to be looked at.
 
     .. math::
@@ -158,8 +164,9 @@ def affinity_edges(boundary_logits: Tensor,
         >>> affinity_edges(torch.zeros(1, 1, 1, 4), labels, source='label')
         tensor([[[[0., 1., 1., 0.]]]])
     """
-    z, _, weights = _pairs(boundary_logits, teacher, source, radius, tau,
-                           ignore_index)
+    z, _, weights = _pairs(
+        boundary_logits, teacher, source, radius, tau, ignore_index
+    )
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         edges = torch.zeros_like(z)
         for displacement in pair_displacements(1.1):
@@ -170,20 +177,28 @@ def affinity_edges(boundary_logits: Tensor,
 
 
 def _pairs(
-        boundary_logits: Tensor, teacher: Tensor | Sequence[Tensor],
-        source: str, radius: float, tau: float,
-        ignore_index: int) -> tuple[Tensor, list[Displacement], PairWeights]:
+    boundary_logits: Tensor,
+    teacher: Tensor | Sequence[Tensor],
+    source: str,
+    radius: float,
+    tau: float,
+    ignore_index: int,
+) -> tuple[Tensor, list[Displacement], PairWeights]:
     """z (N, H, W), the displacements that fit into it, and the weights."""
     displacements = pair_displacements(radius)
     check_map('boundary_logits', boundary_logits)
     if boundary_logits.shape[1] != 1:
         raise ValueError(
             'boundary_logits must have shape (N, 1, H, W), but got '
-            f'{tuple(boundary_logits.shape)}; pass one logit per pixel')
+            f'{tuple(boundary_logits.shape)}; pass one logit per pixel'
+        )
 
     size = boundary_logits.shape[-2:]
-    displacements = [(dy, dx) for dy, dx in displacements
-                     if dy < size[0] and abs(dx) < size[1]]
+    displacements = [
+        (dy, dx)
+        for dy, dx in displacements
+        if dy < size[0] and abs(dx) < size[1]
+    ]
     z = boundary_logits[:, 0]
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
@@ -195,7 +210,8 @@ def _pairs(
             weights = _label_weights(teacher, z, ignore_index)
         else:
             raise ValueError(
-                f'source must be one of {SOURCES}, but got {source!r}')
+                f'source must be one of {SOURCES}, but got {source!r}'
+            )
     return z, displacements, weights
 
 
@@ -209,10 +225,12 @@ def _semantic_weights(teacher: Tensor, z: Tensor, tau: float) -> PairWeights:
         raise ValueError(
             "teacher must have at least 2 class channels for 'semantic', but "
             f'got shape {tuple(teacher.shape)}; turn a binary logit t into '
-            'two classes with torch.cat([torch.zeros_like(t), t], dim=1)')
+            'two classes with torch.cat([torch.zeros_like(t), t], dim=1)'
+        )
     if not tau > 0:
-        raise ValueError(f'tau must be positive, but got {tau}; '
-                         'pass e.g. tau=1.0')
+        raise ValueError(
+            f'tau must be positive, but got {tau}; pass e.g. tau=1.0'
+        )
     p = torch.softmax(_resize(teacher.to(z.dtype) / tau, z), dim=1)
 
     def weights(displacement: Displacement) -> Tensor:
@@ -222,17 +240,23 @@ def _semantic_weights(teacher: Tensor, z: Tensor, tau: float) -> PairWeights:
     return weights
 
 
-def _feature_weights(teacher: Tensor | Sequence[Tensor], z: Tensor,
-                     displacements: list[Displacement]) -> PairWeights:
+def _feature_weights(
+    teacher: Tensor | Sequence[Tensor],
+    z: Tensor,
+    displacements: list[Displacement],
+) -> PairWeights:
     """A_ij = mean_m exp(-(1 - cos(g_i, g_j)) / sigma_m)."""
     maps = [teacher] if isinstance(teacher, Tensor) else teacher
     if not isinstance(maps, Sequence) or isinstance(maps, str):
         raise TypeError(
             "teacher must be a tensor or a sequence of tensors for 'feature',"
-            f' but got {type(teacher).__name__}')
+            f' but got {type(teacher).__name__}'
+        )
     if not maps:
-        raise ValueError("teacher must hold at least one map for 'feature', "
-                         'but got an empty sequence')
+        raise ValueError(
+            "teacher must hold at least one map for 'feature', "
+            'but got an empty sequence'
+        )
     for index, feature in enumerate(maps):
         check_map(f'teacher[{index}]', feature, like=z)
     maps = [F.normalize(_resize(g.to(z.dtype), z), dim=1) for g in maps]
@@ -240,8 +264,9 @@ def _feature_weights(teacher: Tensor | Sequence[Tensor], z: Tensor,
     def distance(g: Tensor, displacement: Displacement) -> Tensor:
         return (1 - _pair_products(g, displacement)).clamp_(min=0)
 
-    num_pairs = sum((z.shape[1] - dy) * (z.shape[2] - abs(dx))
-                    for dy, dx in displacements)
+    num_pairs = sum(
+        (z.shape[1] - dy) * (z.shape[2] - abs(dx)) for dy, dx in displacements
+    )
     sigmas = []
     for g in maps:
         sigma = z.new_zeros(len(z), 1, 1)
@@ -255,35 +280,42 @@ def _feature_weights(teacher: Tensor | Sequence[Tensor], z: Tensor,
     def weights(displacement: Displacement) -> Tensor:
         affinity = sum(
             torch.exp(-distance(g, displacement) / sigma)
-            for g, sigma in zip(maps, sigmas)) / len(maps)
+            for g, sigma in zip(maps, sigmas)
+        ) / len(maps)
         return torch.stack([affinity, 1 - affinity])
 
     return weights
 
 
-def _label_weights(teacher: Tensor, z: Tensor,
-                   ignore_index: int) -> PairWeights:
+def _label_weights(
+    teacher: Tensor, z: Tensor, ignore_index: int
+) -> PairWeights:
     """A_ij = 1[y_i = y_j]; both weights are 0 where a label is ignored."""
     if not isinstance(teacher, Tensor):
-        raise TypeError("teacher must be a tensor for 'label', but got "
-                        f'{type(teacher).__name__}')
+        raise TypeError(
+            "teacher must be a tensor for 'label', but got "
+            f'{type(teacher).__name__}'
+        )
     if teacher.is_floating_point() or teacher.is_complex():
         raise TypeError(
             "teacher must be an integer map for 'label', but got "
-            f"{teacher.dtype}; convert labels with .long(), or pass source="
-            "'semantic' for logits")
+            f'{teacher.dtype}; convert labels with .long(), or pass source='
+            "'semantic' for logits"
+        )
     if teacher.dim() != 3 or len(teacher) != len(z):
         raise ValueError(
             f"teacher must have shape ({len(z)}, h, w) for 'label', but got "
             f'{tuple(teacher.shape)}; drop a channel dimension with '
-            '.squeeze(1)')
+            '.squeeze(1)'
+        )
     labels = teacher
     if labels.shape != z.shape:
         # The source pixels of 'nearest', without a detour over floats that
         # would merge large instance ids.
         y, x = (
             torch.arange(new, device=labels.device) * old // new
-            for new, old in zip(z.shape[1:], labels.shape[1:]))
+            for new, old in zip(z.shape[1:], labels.shape[1:])
+        )
         labels = labels[:, y[:, None], x]
 
     known = labels != ignore_index
@@ -302,7 +334,8 @@ def _resize(x: Tensor, like: Tensor) -> Tensor:
     if x.shape[-2:] == like.shape[-2:]:
         return x
     return F.interpolate(
-        x, size=like.shape[-2:], mode='bilinear', align_corners=False)
+        x, size=like.shape[-2:], mode='bilinear', align_corners=False
+    )
 
 
 def _pair_ends(x: Tensor, displacement: Displacement) -> tuple[Tensor, Tensor]:
@@ -310,8 +343,8 @@ def _pair_ends(x: Tensor, displacement: Displacement) -> tuple[Tensor, Tensor]:
     dy, dx = displacement
     height, width = x.shape[-2:]
     left, right = max(-dx, 0), max(dx, 0)
-    first = x[..., :height - dy, left:width - right]
-    second = x[..., dy:, right:width - left]
+    first = x[..., : height - dy, left : width - right]
+    second = x[..., dy:, right : width - left]
     return first, second
 
 
@@ -328,8 +361,9 @@ def _pair_products(x: Tensor, displacement: Displacement) -> Tensor:
 # ------------------------------------------------------------ student side
 
 
-def _weights_at_maxima(z: Tensor, displacements: list[Displacement],
-                       weights: PairWeights) -> Tensor:
+def _weights_at_maxima(
+    z: Tensor, displacements: list[Displacement], weights: PairWeights
+) -> Tensor:
     """Give the weights of each pair to the highest pixel of its line.
 
     The walk goes down the tree of lines with the running maximum of z and
@@ -350,7 +384,7 @@ def _weights_at_maxima(z: Tensor, displacements: list[Displacement],
     def shifted(padded: Tensor, pixel: Displacement) -> Tensor:
         """The map, a view, that holds x[i + pixel] at i."""
         top, left = pixel[0], pixel[1] + margin
-        return padded[..., top:top + height, left:left + width]
+        return padded[..., top : top + height, left : left + width]
 
     def distribute(node: LineNode, maximum: Tensor) -> Tensor:
         """Distribute the weights of all pairs whose lines begin with that to

@@ -1,4 +1,5 @@
 """How well a segmentation meets the truth at and near its boundaries."""
+
 from __future__ import annotations
 
 import math
@@ -24,6 +25,7 @@ class BoundaryCounts(NamedTuple):
             pixels that are near a true one, all predicted, the true contour
             pixels that are near a predicted one, all true, (T, 4, C).
     """
+
     biou: ndarray
     trimap: ndarray
     contour: ndarray
@@ -37,6 +39,7 @@ class BoundaryScores(NamedTuple):
         trimap_iou (ndarray): IoU within each of W bands, (W, C).
         f1 (ndarray): Boundary F-score at each of T tolerances, (T, C).
     """
+
     biou: ndarray
     trimap_iou: ndarray
     f1: ndarray
@@ -51,6 +54,7 @@ class BoundaryErrors(NamedTuple):
         spurious (ndarray): Predicted contour pixels where there is nothing
             to find, bool, (H, W).
     """
+
     missed: ndarray
     spurious: ndarray
 
@@ -78,8 +82,10 @@ def boundary_width(height: int, width: int, ratio: float = 0.02) -> int:
         46
     """
     if not (math.isfinite(ratio) and ratio > 0):
-        raise ValueError('ratio must be positive and finite, but got '
-                         f'{ratio}; pass e.g. ratio=0.02')
+        raise ValueError(
+            'ratio must be positive and finite, but got '
+            f'{ratio}; pass e.g. ratio=0.02'
+        )
     return max(1, round(ratio * math.hypot(height, width)))
 
 
@@ -113,14 +119,17 @@ def boundary_region(mask: ndarray, width: int) -> ndarray:
                [1, 1, 1, 1]], dtype=uint8)
     """
     if width < 1:
-        raise ValueError(f'width must be at least 1, but got {width}; take '
-                         'it from boundary_width(height, width)')
+        raise ValueError(
+            f'width must be at least 1, but got {width}; take '
+            'it from boundary_width(height, width)'
+        )
     mask = np.asarray(mask).astype(np.uint8, copy=False)
     # d steps of a 3x3 square are one step of a square of 2d + 1, which
     # OpenCV does row by row and column by column.
     square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     inner = cv2.erode(
-        mask, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        mask, square, borderType=cv2.BORDER_CONSTANT, borderValue=0
+    )
     return mask - inner
 
 
@@ -190,18 +199,21 @@ def trimap_band(truth: ndarray, valid: ndarray, width: float) -> ndarray:
     high = cv2.dilate(np.where(valid, truth, truth.dtype.type(0)), disk)
     low = cv2.erode(
         np.where(valid, truth, truth.dtype.type(np.iinfo(truth.dtype).max)),
-        disk)
+        disk,
+    )
     return valid & (high != low)
 
 
-def boundary_counts(prediction: ndarray,
-                    truth: ndarray,
-                    num_classes: int,
-                    *,
-                    ratio: float = 0.02,
-                    trimap_widths: Sequence[float] = (1, 3, 5),
-                    tolerances: Sequence[float] = (1, 3, 5),
-                    ignore_index: int = 255) -> BoundaryCounts:
+def boundary_counts(
+    prediction: ndarray,
+    truth: ndarray,
+    num_classes: int,
+    *,
+    ratio: float = 0.02,
+    trimap_widths: Sequence[float] = (1, 3, 5),
+    tolerances: Sequence[float] = (1, 3, 5),
+    ignore_index: int = 255,
+) -> BoundaryCounts:
     r"""Count, for one image, what its boundary scores are made of.
 
     - Boundary IoU: :math:`|G_d \cap P_d|` and :math:`|G_d \cup P_d|` of each
@@ -243,16 +255,18 @@ def boundary_counts(prediction: ndarray,
         et al., PAMI 2004; these score each image, here counts are summed
         over the data set.
     """
-    prediction, truth, valid = check_label_maps(prediction, truth, num_classes,
-                                                ignore_index)
+    prediction, truth, valid = check_label_maps(
+        prediction, truth, num_classes, ignore_index
+    )
     width = boundary_width(*truth.shape, ratio)
     disks = [_disk(tolerance) for tolerance in tolerances]
     biou = np.zeros((2, num_classes), np.int64)
     trimap = np.zeros((len(trimap_widths), 2, num_classes), np.int64)
     contour = np.zeros((len(disks), 4, num_classes), np.int64)
 
-    for c, predicted, true, window in class_masks(prediction, truth,
-                                                  num_classes):
+    for c, predicted, true, window in class_masks(
+        prediction, truth, num_classes
+    ):
         p, t = boundary_region(predicted, width), boundary_region(true, width)
         biou[:, c] = _count(p & t), _count(p | t)
         if disks:
@@ -267,7 +281,8 @@ def boundary_counts(prediction: ndarray,
         band = trimap_band(truth, valid, band_width)
         p, t = prediction[band], truth[band]
         intersection, p, t = (
-            np.bincount(x, minlength=num_classes) for x in (t[t == p], p, t))
+            np.bincount(x, minlength=num_classes) for x in (t[t == p], p, t)
+        )
         row[:] = intersection, p + t - intersection
     return BoundaryCounts(biou, trimap, contour)
 
@@ -307,18 +322,23 @@ def boundary_scores(counts: BoundaryCounts) -> BoundaryScores:
     recall = near_t / np.maximum(all_t, 1)
     total = precision + recall
     f1 = np.divide(
-        2 * precision * recall, total, out=np.zeros_like(total),
-        where=total > 0)
+        2 * precision * recall,
+        total,
+        out=np.zeros_like(total),
+        where=total > 0,
+    )
     f1[all_p + all_t == 0] = np.nan
     return BoundaryScores(biou, trimap_iou, f1)
 
 
-def boundary_errors(prediction: ndarray,
-                    truth: ndarray,
-                    num_classes: int,
-                    *,
-                    tolerance: float = 2.0,
-                    ignore_index: int = 255) -> BoundaryErrors:
+def boundary_errors(
+    prediction: ndarray,
+    truth: ndarray,
+    num_classes: int,
+    *,
+    tolerance: float = 2.0,
+    ignore_index: int = 255,
+) -> BoundaryErrors:
     """Mark the contour pixels that the boundary F-score counts as wrong.
 
     A pixel is *missed* if it is one of the :func:`contour_pixels` of a true
@@ -354,13 +374,16 @@ def boundary_errors(prediction: ndarray,
         >>> spurious.astype(int)
         array([[0, 0, 0, 0, 0, 1, 1, 0]])
     """
-    prediction, truth, valid = check_label_maps(prediction, truth, num_classes,
-                                                ignore_index)
+    prediction, truth, valid = check_label_maps(
+        prediction, truth, num_classes, ignore_index
+    )
     disk = _disk(tolerance)
     errors = BoundaryErrors(
-        np.zeros(truth.shape, bool), np.zeros(truth.shape, bool))
-    for _, predicted, true, window in class_masks(prediction, truth,
-                                                  num_classes):
+        np.zeros(truth.shape, bool), np.zeros(truth.shape, bool)
+    )
+    for _, predicted, true, window in class_masks(
+        prediction, truth, num_classes
+    ):
         p = contour_pixels(predicted, valid[window])
         t = contour_pixels(true, valid[window])
         errors.missed[window] |= t > cv2.dilate(p, disk)
@@ -373,9 +396,10 @@ def _disk(radius: float) -> ndarray:
     if not (math.isfinite(radius) and radius >= 1):
         raise ValueError(
             'trimap_widths and tolerances must be finite and at least 1 '
-            f'pixel, but got {radius}; pass e.g. (1, 3, 5)')
+            f'pixel, but got {radius}; pass e.g. (1, 3, 5)'
+        )
     reach = math.floor(radius)
-    y, x = np.ogrid[-reach:reach + 1, -reach:reach + 1]
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     return (y * y + x * x <= radius * radius).astype(np.uint8)
 
 

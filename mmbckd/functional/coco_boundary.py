@@ -1,4 +1,5 @@
 """Boundary AP: COCO's mask AP where a match must meet the boundary too."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -42,10 +43,12 @@ def boundary_rle(rle: dict, ratio: float = 0.02) -> dict:
     return mask_utils.encode(mask)
 
 
-def mask_boundary_iou(detections: Sequence[dict],
-                      truths: Sequence[dict],
-                      iscrowd: Sequence[int],
-                      ratio: float = 0.02) -> ndarray:
+def mask_boundary_iou(
+    detections: Sequence[dict],
+    truths: Sequence[dict],
+    iscrowd: Sequence[int],
+    ratio: float = 0.02,
+) -> ndarray:
     r"""The lesser of mask IoU and Boundary IoU, of every pair of masks.
 
     With :math:`D_d` and :math:`G_d` the boundary regions of masks :math:`D`
@@ -88,7 +91,8 @@ def mask_boundary_iou(detections: Sequence[dict],
         true = [boundary_rle(truths[j], ratio) for j in columns]
         block = np.ix_(rows, columns)
         iou[block] = np.minimum(
-            iou[block], mask_utils.iou(predicted, true, [0] * len(columns)))
+            iou[block], mask_utils.iou(predicted, true, [0] * len(columns))
+        )
     return iou
 
 
@@ -107,10 +111,12 @@ class BoundaryCOCOeval(COCOeval):
             diagonal. Defaults to 0.02.
     """
 
-    def __init__(self,
-                 cocoGt: COCO | None = None,
-                 cocoDt: COCO | None = None,
-                 ratio: float = 0.02) -> None:
+    def __init__(
+        self,
+        cocoGt: COCO | None = None,
+        cocoDt: COCO | None = None,
+        ratio: float = 0.02,
+    ) -> None:
         super().__init__(cocoGt, cocoDt, iouType='segm')
         self.ratio = ratio
 
@@ -126,9 +132,14 @@ class BoundaryCOCOeval(COCOeval):
             ndarray: (D, G), of the ``params.maxDets[-1]`` best detections.
         """
         categories = [catId] if self.params.useCats else self.params.catIds
-        gt, dt = ([x for c in categories for x in by_category[imgId, c]]
-                  for by_category in (self._gts, self._dts))
-        dt = sorted(dt, key=lambda d: -d['score'])[:self.params.maxDets[-1]]
-        return mask_boundary_iou([d['segmentation'] for d in dt],
-                                 [g['segmentation'] for g in gt],
-                                 [int(g['iscrowd']) for g in gt], self.ratio)
+        gt, dt = (
+            [x for c in categories for x in by_category[imgId, c]]
+            for by_category in (self._gts, self._dts)
+        )
+        dt = sorted(dt, key=lambda d: -d['score'])[: self.params.maxDets[-1]]
+        return mask_boundary_iou(
+            [d['segmentation'] for d in dt],
+            [g['segmentation'] for g in gt],
+            [int(g['iscrowd']) for g in gt],
+            self.ratio,
+        )

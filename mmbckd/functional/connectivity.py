@@ -1,4 +1,5 @@
 """Whether the regions of a segmentation hang together as the truth's do."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ class ConnectivityCounts(NamedTuple):
         whole (ndarray): Components of the truth that came back in one piece.
         stray (ndarray): Components of the prediction that touch no truth.
     """
+
     truth_regions: ndarray
     pred_regions: ndarray
     truth_holes: ndarray
@@ -43,14 +45,16 @@ class ConnectivityScores(NamedTuple):
         stray (ndarray): Share, from 0 to 1, of predicted fragments that touch
             no true region, over the images whose prediction holds the class.
     """
+
     b0_err: ndarray
     b1_err: ndarray
     whole: ndarray
     stray: ndarray
 
 
-def label_regions(mask: ndarray,
-                  min_area: int = 0) -> tuple[ndarray, ndarray, int]:
+def label_regions(
+    mask: ndarray, min_area: int = 0
+) -> tuple[ndarray, ndarray, int]:
     """Label a mask's connected components and count its holes.
 
     Components are 8-connected and their background 4-connected, so that the
@@ -83,7 +87,8 @@ def label_regions(mask: ndarray,
     # OpenCV's own statistics take ten times as long as its labelling; areas
     # alone are faster counted from the labels.
     number, labels = cv2.connectedComponents(
-        inside.view(np.uint8), connectivity=8)
+        inside.view(np.uint8), connectivity=8
+    )
     areas = np.bincount(labels[inside], minlength=number)[1:]
     if (areas < min_area).any():
         kept = areas >= min_area
@@ -98,7 +103,8 @@ def label_regions(mask: ndarray,
     # Framed, so that all of the background that reaches the image's border
     # is one component, the frame's; the others are the holes.
     background = cv2.copyMakeBorder(
-        (~inside).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
+        (~inside).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1
+    )
     number, outside = cv2.connectedComponents(background, connectivity=4)
     if min_area <= 1:
         return labels, areas, number - 2  # without the mask and the frame's
@@ -106,12 +112,14 @@ def label_regions(mask: ndarray,
     return labels, areas, int((np.bincount(holes) >= min_area).sum())
 
 
-def connectivity_counts(prediction: ndarray,
-                        truth: ndarray,
-                        num_classes: int,
-                        *,
-                        min_area: int = 0,
-                        ignore_index: int = 255) -> ConnectivityCounts:
+def connectivity_counts(
+    prediction: ndarray,
+    truth: ndarray,
+    num_classes: int,
+    *,
+    min_area: int = 0,
+    ignore_index: int = 255,
+) -> ConnectivityCounts:
     r"""Count, for one image, what its connectivity scores are made of.
 
     Regions and holes of each class are those of :func:`label_regions`. A true
@@ -148,22 +156,31 @@ def connectivity_counts(prediction: ndarray,
         (np.int64(2), np.int64(0))
     """
     _check_min_area(min_area)
-    prediction, truth, _ = check_label_maps(prediction, truth, num_classes,
-                                            ignore_index)
+    prediction, truth, _ = check_label_maps(
+        prediction, truth, num_classes, ignore_index
+    )
     counts = np.zeros((len(ConnectivityCounts._fields), num_classes), np.int64)
     for c, predicted, true, _ in class_masks(prediction, truth, num_classes):
         p, t, whole, num_touching = _compare_regions(predicted, true, min_area)
-        counts[:, c] = (len(t.areas), len(p.areas), t.holes, p.holes,
-                        whole.sum(), len(p.areas) - num_touching)
+        counts[:, c] = (
+            len(t.areas),
+            len(p.areas),
+            t.holes,
+            p.holes,
+            whole.sum(),
+            len(p.areas) - num_touching,
+        )
     return ConnectivityCounts(*counts)
 
 
-def broken_regions(prediction: ndarray,
-                   truth: ndarray,
-                   num_classes: int,
-                   *,
-                   min_area: int = 0,
-                   ignore_index: int = 255) -> ndarray:
+def broken_regions(
+    prediction: ndarray,
+    truth: ndarray,
+    num_classes: int,
+    *,
+    min_area: int = 0,
+    ignore_index: int = 255,
+) -> ndarray:
     """Mark the true regions that did not come back in one piece.
 
     They are those that are not *whole* in the sense of
@@ -196,11 +213,13 @@ def broken_regions(prediction: ndarray,
         array([[1, 1, 1, 1, 1, 0]])
     """
     _check_min_area(min_area)
-    prediction, truth, _ = check_label_maps(prediction, truth, num_classes,
-                                            ignore_index)
+    prediction, truth, _ = check_label_maps(
+        prediction, truth, num_classes, ignore_index
+    )
     broken = np.zeros(truth.shape, bool)
-    for _, predicted, true, window in class_masks(prediction, truth,
-                                                  num_classes):
+    for _, predicted, true, window in class_masks(
+        prediction, truth, num_classes
+    ):
         _, t, whole, _ = _compare_regions(predicted, true, min_area)
         broken[window] |= np.append(False, ~whole)[t.labels]
     return broken
@@ -208,13 +227,15 @@ def broken_regions(prediction: ndarray,
 
 class _Regions(NamedTuple):
     """What :func:`label_regions` returns."""
+
     labels: ndarray
     areas: ndarray
     holes: int
 
 
-def _compare_regions(predicted: ndarray, true: ndarray,
-                     min_area: int) -> tuple[_Regions, _Regions, ndarray, int]:
+def _compare_regions(
+    predicted: ndarray, true: ndarray, min_area: int
+) -> tuple[_Regions, _Regions, ndarray, int]:
     """Regions of the masks of a class, and how those of the two meet.
 
     Returns the predicted regions, the true ones, which of the true ones are
@@ -227,8 +248,10 @@ def _compare_regions(predicted: ndarray, true: ndarray,
         both &= (p.labels > 0) & (t.labels > 0)
     t_of, p_of = t.labels[both] - 1, p.labels[both] - 1
     # Pixels that each pair of a true and a predicted region shares.
-    shared = sparse.coo_array((np.ones(len(t_of), np.int64), (t_of, p_of)),
-                              shape=(len(t.areas), len(p.areas))).tocsr()
+    shared = sparse.coo_array(
+        (np.ones(len(t_of), np.int64), (t_of, p_of)),
+        shape=(len(t.areas), len(p.areas)),
+    ).tocsr()
     pieces = np.diff(shared.indptr)
     covered = np.bincount(t_of, minlength=len(t.areas))
     whole = (pieces == 1) & (2 * covered >= t.areas)
@@ -237,12 +260,15 @@ def _compare_regions(predicted: ndarray, true: ndarray,
 
 def _check_min_area(min_area: int) -> None:
     if min_area < 0:
-        raise ValueError('min_area must be a number of pixels, 0 or more, but '
-                         f'got {min_area}; pass 0 to keep everything')
+        raise ValueError(
+            'min_area must be a number of pixels, 0 or more, but '
+            f'got {min_area}; pass 0 to keep everything'
+        )
 
 
 def connectivity_scores(
-        counts: Sequence[ConnectivityCounts]) -> ConnectivityScores:
+    counts: Sequence[ConnectivityCounts],
+) -> ConnectivityScores:
     """Means over images of what :func:`connectivity_counts` counted.
 
     Args:
@@ -258,10 +284,13 @@ def connectivity_scores(
     return ConnectivityScores(
         b0_err=_mean(abs(n.pred_regions - n.truth_regions), occurs),
         b1_err=_mean(abs(n.pred_holes - n.truth_holes), occurs),
-        whole=_mean(n.whole / np.maximum(n.truth_regions, 1),
-                    n.truth_regions > 0),
-        stray=_mean(n.stray / np.maximum(n.pred_regions, 1),
-                    n.pred_regions > 0))
+        whole=_mean(
+            n.whole / np.maximum(n.truth_regions, 1), n.truth_regions > 0
+        ),
+        stray=_mean(
+            n.stray / np.maximum(n.pred_regions, 1), n.pred_regions > 0
+        ),
+    )
 
 
 def _mean(values: ndarray, where: ndarray) -> ndarray:

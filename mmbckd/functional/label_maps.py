@@ -1,4 +1,5 @@
 """Pairs of label maps, taken apart into the masks of their classes."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -18,14 +19,16 @@ class ClassMasks(NamedTuple):
         truth (ndarray): Its true mask, uint8 of 0 and 1, (h, w).
         window (tuple[slice, slice]): Where in the image the masks lie.
     """
+
     index: int
     prediction: ndarray
     truth: ndarray
     window: tuple[slice, slice]
 
 
-def check_label_maps(prediction: ndarray, truth: ndarray, num_classes: int,
-                     ignore_index: int) -> tuple[ndarray, ndarray, ndarray]:
+def check_label_maps(
+    prediction: ndarray, truth: ndarray, num_classes: int, ignore_index: int
+) -> tuple[ndarray, ndarray, ndarray]:
     """Check two label maps and make them small and comparable.
 
     Args:
@@ -48,22 +51,30 @@ def check_label_maps(prediction: ndarray, truth: ndarray, num_classes: int,
         - prediction, truth and all that is returned: (H, W)
     """
     if not 1 <= num_classes <= np.iinfo(np.uint16).max:
-        raise ValueError('num_classes must be from 1 to 65535, but got '
-                         f'{num_classes}')
+        raise ValueError(
+            f'num_classes must be from 1 to 65535, but got {num_classes}'
+        )
     for name, labels in (('prediction', prediction), ('truth', truth)):
-        if not (isinstance(labels, ndarray)
-                and np.issubdtype(labels.dtype, np.integer)):
+        if not (
+            isinstance(labels, ndarray)
+            and np.issubdtype(labels.dtype, np.integer)
+        ):
             got = getattr(labels, 'dtype', type(labels).__name__)
-            raise TypeError(f'{name} must be a NumPy array of integers, but '
-                            f'got {got}; pass one class index per pixel')
+            raise TypeError(
+                f'{name} must be a NumPy array of integers, but '
+                f'got {got}; pass one class index per pixel'
+            )
         if labels.ndim != 2 or labels.size == 0:
-            raise ValueError(f'{name} must have shape (H, W), neither of them '
-                             f'0, but got {labels.shape}; pass one image')
+            raise ValueError(
+                f'{name} must have shape (H, W), neither of them '
+                f'0, but got {labels.shape}; pass one image'
+            )
     if prediction.shape != truth.shape:
         raise ValueError(
             'prediction and truth must have one size, but got '
             f'{prediction.shape} and {truth.shape}; resize the prediction to '
-            'the truth (mmseg does where `ori_shape` is that of the truth)')
+            'the truth (mmseg does where `ori_shape` is that of the truth)'
+        )
 
     valid = truth != ignore_index
     dtype = np.uint8 if num_classes <= 255 else np.uint16
@@ -75,15 +86,17 @@ def check_label_maps(prediction: ndarray, truth: ndarray, num_classes: int,
             raise ValueError(
                 f'{name} must hold classes from 0 to {num_classes - 1}, but '
                 f'holds {low if low < 0 else high}; check the number of '
-                f'classes, reduce_zero_label and ignore_index={ignore_index}')
+                f'classes, reduce_zero_label and ignore_index={ignore_index}'
+            )
         small = labels.astype(dtype)
         small[~valid] = np.iinfo(dtype).max
         maps.append(small)
     return maps[0], maps[1], valid
 
 
-def class_masks(prediction: ndarray, truth: ndarray,
-                num_classes: int) -> Iterator[ClassMasks]:
+def class_masks(
+    prediction: ndarray, truth: ndarray, num_classes: int
+) -> Iterator[ClassMasks]:
     """The masks of each class that either map holds.
 
     They are cut out one pixel around the class, so that nothing is computed
@@ -105,6 +118,8 @@ def class_masks(prediction: ndarray, truth: ndarray,
         true = (truth == index).view(np.uint8)
         x, y, w, h = cv2.boundingRect(predicted | true)
         if w:
-            window = (slice(max(y - 1, 0), y + h + 1),
-                      slice(max(x - 1, 0), x + w + 1))
+            window = (
+                slice(max(y - 1, 0), y + h + 1),
+                slice(max(x - 1, 0), x + w + 1),
+            )
             yield ClassMasks(index, predicted[window], true[window], window)

@@ -1,4 +1,5 @@
 """Pairs of pixels on a grid, and the discrete lines between them."""
+
 from __future__ import annotations
 
 import math
@@ -33,21 +34,28 @@ def pair_displacements(radius: float) -> list[Displacement]:
         [(0, 1), (1, -1), (1, 0), (1, 1)]
     """
     if not isinstance(radius, (int, float)) or isinstance(radius, bool):
-        raise TypeError('radius must be a number, but got '
-                        f'{type(radius).__name__}; pass e.g. radius=5.0')
+        raise TypeError(
+            'radius must be a number, but got '
+            f'{type(radius).__name__}; pass e.g. radius=5.0'
+        )
     if not (math.isfinite(radius) and radius > 1):
         raise ValueError(
             'radius must be finite and greater than 1, because no two pixels '
-            f'are closer than 1, but got {radius}; pass e.g. radius=5.0')
+            f'are closer than 1, but got {radius}; pass e.g. radius=5.0'
+        )
     reach = math.ceil(radius) - 1
-    return [(dy, dx) for dy in range(reach + 1)
-            for dx in range(-reach, reach + 1)
-            if (dy, dx) > (0, 0) and math.hypot(dy, dx) < radius]
+    return [
+        (dy, dx)
+        for dy in range(reach + 1)
+        for dx in range(-reach, reach + 1)
+        if (dy, dx) > (0, 0) and math.hypot(dy, dx) < radius
+    ]
 
 
 @dataclass
 class LineNode:
     """A pixel of the lines from the origin; lines share their beginnings."""
+
     pixel: Displacement
     ends_pair: bool = False
     children: dict[Displacement, LineNode] = field(default_factory=dict)
@@ -58,8 +66,10 @@ def line_pixels(displacement: Displacement) -> list[Displacement]:
     dy, dx = displacement
     n = max(abs(dy), abs(dx))
     # floor(a k / n + 1/2) in integers: exact, and a floor below 0 as well.
-    return [((2 * dy * k + n) // (2 * n), (2 * dx * k + n) // (2 * n))
-            for k in range(n + 1)]
+    return [
+        ((2 * dy * k + n) // (2 * n), (2 * dx * k + n) // (2 * n))
+        for k in range(n + 1)
+    ]
 
 
 def line_tree(displacements: list[Displacement]) -> LineNode:

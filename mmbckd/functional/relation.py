@@ -1,4 +1,5 @@
 """Context distillation: the relation of every pixel to every other."""
+
 from __future__ import annotations
 
 import functools
@@ -27,13 +28,15 @@ _MAX_EXPONENT = 50
 _LN2 = math.log(2)
 
 
-def relation_kl(student: Tensor,
-                teacher: Tensor,
-                *,
-                tau: float = 0.1,
-                exclude_self: bool = False,
-                center: bool = False,
-                block_size: int | None = None) -> Tensor:
+def relation_kl(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    tau: float = 0.1,
+    exclude_self: bool = False,
+    center: bool = False,
+    block_size: int | None = None,
+) -> Tensor:
     r"""Context distillation loss: KL divergence of the self-relations.
 
     .. math::
@@ -98,17 +101,20 @@ def relation_kl(student: Tensor,
         tf32 = _may_use_tf32(student, teacher)
         student, teacher = _comparable(student, teacher, center)
         f_s = _scaled_features(student.flatten(2), tau)
-        return _RelationKL.apply(f_s, teacher.flatten(2), tau, exclude_self,
-                                 block_size, tf32)
+        return _RelationKL.apply(
+            f_s, teacher.flatten(2), tau, exclude_self, block_size, tf32
+        )
 
 
-def relation_rows(student: Tensor,
-                  teacher: Tensor,
-                  points: Sequence[tuple[float, float]],
-                  *,
-                  tau: float = 0.1,
-                  exclude_self: bool = False,
-                  center: bool = False) -> tuple[Tensor, Tensor]:
+def relation_rows(
+    student: Tensor,
+    teacher: Tensor,
+    points: Sequence[tuple[float, float]],
+    *,
+    tau: float = 0.1,
+    exclude_self: bool = False,
+    center: bool = False,
+) -> tuple[Tensor, Tensor]:
     r"""Rows of the relations that :func:`relation_kl` compares.
 
     Row :math:`R_i`, laid out as a map, says how much the pixel at a point
@@ -149,12 +155,13 @@ def relation_rows(student: Tensor,
     """
     _check_arguments(student, teacher, tau, block_size=None)
     places = torch.tensor(points, dtype=torch.float64)
-    if places.shape[1:] != (2, ) or not ((places >= 0) & (places < 1)).all():
-        raise ValueError('points must be shares (y, x) of height and width, '
-                         f'from 0 to below 1, but got {points}; pass e.g. '
-                         '[(0.5, 0.5)] for the centre')
-    with torch.no_grad(), \
-            torch.autocast(student.device.type, enabled=False):
+    if places.shape[1:] != (2,) or not ((places >= 0) & (places < 1)).all():
+        raise ValueError(
+            'points must be shares (y, x) of height and width, '
+            f'from 0 to below 1, but got {points}; pass e.g. '
+            '[(0.5, 0.5)] for the centre'
+        )
+    with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
         student, teacher = _comparable(student, teacher, center)
         height, width = student.shape[-2:]
         y, x = (places * places.new_tensor([height, width])).long().T
@@ -169,8 +176,9 @@ def relation_rows(student: Tensor,
         return rows[0], rows[1]
 
 
-def _comparable(student: Tensor, teacher: Tensor,
-                center: bool) -> tuple[Tensor, Tensor]:
+def _comparable(
+    student: Tensor, teacher: Tensor, center: bool
+) -> tuple[Tensor, Tensor]:
     """Both in one precision, the map with more pixels resized to the other,
     perhaps centred."""
     student = student.to(torch.promote_types(student.dtype, torch.float32))
@@ -210,19 +218,28 @@ class _RelationKL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, f_s: Tensor, teacher: Tensor, tau: float,
-                exclude_self: bool, block_size: int | None,
-                tf32: bool) -> Tensor:
+    def forward(
+        ctx,
+        f_s: Tensor,
+        teacher: Tensor,
+        tau: float,
+        exclude_self: bool,
+        block_size: int | None,
+        tf32: bool,
+    ) -> Tensor:
         with_grad = ctx.needs_input_grad[0]
         if _runs_triton(f_s):
             from .relation_triton import fused_relation_kl
+
             f_t = _scaled_features(teacher, tau)
             with torch.cuda.device_of(f_s):
-                total, grad = fused_relation_kl(f_s, f_t, exclude_self,
-                                                with_grad, tf32)
+                total, grad = fused_relation_kl(
+                    f_s, f_t, exclude_self, with_grad, tf32
+                )
         else:
-            total, grad = _tiled_relation_kl(f_s, teacher, tau, exclude_self,
-                                             block_size, with_grad)
+            total, grad = _tiled_relation_kl(
+                f_s, teacher, tau, exclude_self, block_size, with_grad
+            )
         scale = _LN2 / f_s[..., 0].numel()
         if with_grad:
             ctx.save_for_backward(grad.mul_(scale))
@@ -231,13 +248,18 @@ class _RelationKL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_loss: Tensor):
-        grad, = ctx.saved_tensors
+        (grad,) = ctx.saved_tensors
         return grad_loss * grad, None, None, None, None, None
 
 
-def _tiled_relation_kl(f_s: Tensor, teacher: Tensor, tau: float,
-                       exclude_self: bool, block_size: int | None,
-                       with_grad: bool) -> tuple[Tensor, Tensor | None]:
+def _tiled_relation_kl(
+    f_s: Tensor,
+    teacher: Tensor,
+    tau: float,
+    exclude_self: bool,
+    block_size: int | None,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor | None]:
     r"""Sum over images and rows of KL(R^T_i || R^S_i), in bits.
 
     With the shifts c and sums Z of :class:`_Relation`,
@@ -258,8 +280,11 @@ def _tiled_relation_kl(f_s: Tensor, teacher: Tensor, tau: float,
     for n, f in enumerate(f_s):
         relation_s = _Relation(f, tau, exclude_self, block_size)
         relation_t = _Relation(
-            _scaled_by_blocks(teacher[n], tau, block_size), tau, exclude_self,
-            block_size)
+            _scaled_by_blocks(teacher[n], tau, block_size),
+            tau,
+            exclude_self,
+            block_size,
+        )
         total += (relation_s.c - relation_t.c).sum()
         total += torch.log2(relation_s.z / relation_t.z).sum()
         for rows, columns in _upper_tiles(len(f), block_size):
@@ -299,12 +324,13 @@ class _Relation:
         block_size (int): Rows and columns of a tile.
     """
 
-    def __init__(self, f: Tensor, tau: float, exclude_self: bool,
-                 block_size: int) -> None:
+    def __init__(
+        self, f: Tensor, tau: float, exclude_self: bool, block_size: int
+    ) -> None:
         self.f = f
         self.exclude_self = exclude_self
         self.shifted = 1 / (tau * _LN2) > _MAX_EXPONENT
-        self.c = f.new_full((len(f), ), -torch.inf if self.shifted else 0)
+        self.c = f.new_full((len(f),), -torch.inf if self.shifted else 0)
         self.z = f.new_zeros(len(f))
         for rows, columns in _upper_tiles(len(f), block_size):
             logits = self.logits(rows, columns)
@@ -345,8 +371,9 @@ class _Relation:
         self.z[rows] += tile.sum(1)
 
 
-def _upper_tiles(num_pixels: int,
-                 block_size: int) -> Iterator[tuple[slice, slice]]:
+def _upper_tiles(
+    num_pixels: int, block_size: int
+) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of the tiles on and above the diagonal."""
     blocks = [
         slice(start, min(start + block_size, num_pixels))
@@ -363,7 +390,8 @@ def _scaled_by_blocks(f: Tensor, tau: float, block_size: int) -> Tensor:
     """
     scaled = f.new_empty(f.T.shape)
     for out, block in zip(
-            scaled.split(block_size), f.split(block_size, dim=1)):
+        scaled.split(block_size), f.split(block_size, dim=1)
+    ):
         out.copy_(_scaled_features(block, tau))
     return scaled
 
@@ -377,10 +405,13 @@ def _auto_block_size(f: Tensor) -> int:
 
 def _runs_triton(f: Tensor) -> bool:
     """Whether the fused kernels run on these features."""
-    return (f.is_cuda and f.dtype == torch.float32
-            and torch.version.hip is None
-            and torch.cuda.get_device_capability(f.device) >= (8, 0)
-            and _has_triton())
+    return (
+        f.is_cuda
+        and f.dtype == torch.float32
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(f.device) >= (8, 0)
+        and _has_triton()
+    )
 
 
 @functools.cache
@@ -403,17 +434,23 @@ def _may_use_tf32(student: Tensor, teacher: Tensor) -> bool:
     return matmul.allow_tf32
 
 
-def _check_arguments(student: Tensor, teacher: Tensor, tau: float,
-                     block_size: int | None) -> None:
+def _check_arguments(
+    student: Tensor, teacher: Tensor, tau: float, block_size: int | None
+) -> None:
     check_map('student', student)
     check_map('teacher', teacher, like=student)
     if not tau > 0:
-        raise ValueError(f'tau must be positive, but got {tau}; '
-                         'pass e.g. tau=0.1')
+        raise ValueError(
+            f'tau must be positive, but got {tau}; pass e.g. tau=0.1'
+        )
     if block_size is not None:
         if not isinstance(block_size, int) or isinstance(block_size, bool):
-            raise TypeError('block_size must be an integer or None, but got '
-                            f'{type(block_size).__name__}')
+            raise TypeError(
+                'block_size must be an integer or None, but got '
+                f'{type(block_size).__name__}'
+            )
         if block_size < 1:
-            raise ValueError('block_size must be positive, but got '
-                             f'{block_size}; pass None to choose it by size')
+            raise ValueError(
+                'block_size must be positive, but got '
+                f'{block_size}; pass None to choose it by size'
+            )

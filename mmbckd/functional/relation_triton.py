@@ -4,6 +4,7 @@ The formulas are those of :mod:`mmbckd.functional.relation`. A program owns a
 block of rows and streams over all columns, so that nothing is added up by
 several programs and results repeat. ``TRITON_INTERPRET=1`` runs it on a CPU.
 """
+
 from __future__ import annotations
 
 import torch
@@ -20,9 +21,9 @@ _LAUNCH = dict(num_warps=8, num_stages=3)
 _EXCLUDED = tl.constexpr(-1e30)
 
 
-def fused_relation_kl(f_s: Tensor, f_t: Tensor, exclude_self: bool,
-                      with_grad: bool,
-                      tf32: bool) -> tuple[Tensor, Tensor | None]:
+def fused_relation_kl(
+    f_s: Tensor, f_t: Tensor, exclude_self: bool, with_grad: bool, tf32: bool
+) -> tuple[Tensor, Tensor | None]:
     """Sum over images and rows of KL(R^T_i || R^S_i), in bits.
 
     It runs on the current device, which has to be that of the features.
@@ -45,15 +46,19 @@ def fused_relation_kl(f_s: Tensor, f_t: Tensor, exclude_self: bool,
         BLOCK_ROWS=_BLOCK_ROWS,
         BLOCK_COLS=_BLOCK_COLS,
         BLOCK_K=_BLOCK_K,
-        **_LAUNCH)
+        **_LAUNCH,
+    )
     c_s, z_s = _row_sums(f_s, options)
     c_t, z_t = _row_sums(f_t, options)
 
     block_c = min(_MAX_BLOCK_C, max(16, triton.next_power_of_2(channels)))
     cross = torch.empty_like(c_s)
     grad = torch.empty_like(f_s) if with_grad else None
-    grid = (triton.cdiv(num_pixels, _BLOCK_ROWS),
-            triton.cdiv(channels, block_c) if with_grad else 1, num_images)
+    grid = (
+        triton.cdiv(num_pixels, _BLOCK_ROWS),
+        triton.cdiv(channels, block_c) if with_grad else 1,
+        num_images,
+    )
     _relation_kl_kernel[grid](
         f_s,
         f_t,
@@ -68,7 +73,8 @@ def fused_relation_kl(f_s: Tensor, f_t: Tensor, exclude_self: bool,
         C_T=f_t.shape[2],
         BLOCK_C=block_c,
         WITH_GRAD=with_grad,
-        **options)
+        **options,
+    )
     rows = cross + torch.log2(z_s / z_t) + (c_s - c_t)
     return rows.sum(), grad
 
@@ -83,20 +89,29 @@ def _row_sums(f: Tensor, options: dict) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit
-def _row_sums_kernel(f, c_out, z_out, num_pixels, C: tl.constexpr,
-                     EXCLUDE_SELF: tl.constexpr, PRECISION: tl.constexpr,
-                     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-                     BLOCK_K: tl.constexpr):
+def _row_sums_kernel(
+    f,
+    c_out,
+    z_out,
+    num_pixels,
+    C: tl.constexpr,
+    EXCLUDE_SELF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     first = tl.program_id(1).to(tl.int64) * num_pixels
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     f += first * C
 
-    c = tl.full((BLOCK_ROWS, ), float('-inf'), tl.float32)
-    z = tl.zeros((BLOCK_ROWS, ), tl.float32)
+    c = tl.full((BLOCK_ROWS,), float('-inf'), tl.float32)
+    z = tl.zeros((BLOCK_ROWS,), tl.float32)
     for start in range(0, num_pixels, BLOCK_COLS):
         cols = start + tl.arange(0, BLOCK_COLS)
-        s = _logits(f, rows, cols, num_pixels, C, EXCLUDE_SELF, PRECISION,
-                    BLOCK_K)
+        s = _logits(
+            f, rows, cols, num_pixels, C, EXCLUDE_SELF, PRECISION, BLOCK_K
+        )
         larger = tl.maximum(c, tl.max(s, 1))
         z = z * tl.exp2(c - larger) + tl.sum(tl.exp2(s - larger[:, None]), 1)
         c = larger
@@ -105,12 +120,26 @@ def _row_sums_kernel(f, c_out, z_out, num_pixels, C: tl.constexpr,
 
 
 @triton.jit
-def _relation_kl_kernel(f_s, f_t, c_s, inverse_z_s, c_t, inverse_z_t,
-                        cross_out, grad_out, num_pixels, C_S: tl.constexpr,
-                        C_T: tl.constexpr, BLOCK_C: tl.constexpr,
-                        WITH_GRAD: tl.constexpr, EXCLUDE_SELF: tl.constexpr,
-                        PRECISION: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-                        BLOCK_COLS: tl.constexpr, BLOCK_K: tl.constexpr):
+def _relation_kl_kernel(
+    f_s,
+    f_t,
+    c_s,
+    inverse_z_s,
+    c_t,
+    inverse_z_t,
+    cross_out,
+    grad_out,
+    num_pixels,
+    C_S: tl.constexpr,
+    C_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    WITH_GRAD: tl.constexpr,
+    EXCLUDE_SELF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     first = tl.program_id(2).to(tl.int64) * num_pixels
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -126,14 +155,16 @@ def _relation_kl_kernel(f_s, f_t, c_s, inverse_z_s, c_t, inverse_z_t,
     c_t_i = tl.load(c_t + rows, mask=inside, other=0)[:, None]
     z_s_i = tl.load(inverse_z_s + rows, mask=inside, other=0)[:, None]
     z_t_i = tl.load(inverse_z_t + rows, mask=inside, other=0)[:, None]
-    cross = tl.zeros((BLOCK_ROWS, ), tl.float32)
+    cross = tl.zeros((BLOCK_ROWS,), tl.float32)
     grad = tl.zeros((BLOCK_ROWS, BLOCK_C), tl.float32)
     for start in range(0, num_pixels, BLOCK_COLS):
         cols = start + tl.arange(0, BLOCK_COLS)
-        s = _logits(f_s, rows, cols, num_pixels, C_S, EXCLUDE_SELF, PRECISION,
-                    BLOCK_K)
-        t = _logits(f_t, rows, cols, num_pixels, C_T, EXCLUDE_SELF, PRECISION,
-                    BLOCK_K)
+        s = _logits(
+            f_s, rows, cols, num_pixels, C_S, EXCLUDE_SELF, PRECISION, BLOCK_K
+        )
+        t = _logits(
+            f_t, rows, cols, num_pixels, C_T, EXCLUDE_SELF, PRECISION, BLOCK_K
+        )
         r_t = tl.exp2(t - c_t_i) * z_t_i
         cross += tl.sum(r_t * (t - s), 1)
         if WITH_GRAD:
@@ -148,21 +179,31 @@ def _relation_kl_kernel(f_s, f_t, c_s, inverse_z_s, c_t, inverse_z_t,
             f_j = tl.load(
                 f_s + cols[:, None] * C_S + channels[None, :],
                 mask=within[:, None] & (channels < C_S)[None, :],
-                other=0)
+                other=0,
+            )
             grad = tl.dot(residual, f_j, grad, input_precision=PRECISION)
     tl.store(
-        cross_out + first + rows, cross, mask=inside & (tl.program_id(1) == 0))
+        cross_out + first + rows, cross, mask=inside & (tl.program_id(1) == 0)
+    )
     if WITH_GRAD:
         tl.store(
             grad_out + first * C_S + rows[:, None] * C_S + channels[None, :],
             grad,
-            mask=inside[:, None] & (channels < C_S)[None, :])
+            mask=inside[:, None] & (channels < C_S)[None, :],
+        )
 
 
 @triton.jit
-def _logits(f, rows, cols, num_pixels, C: tl.constexpr,
-            EXCLUDE_SELF: tl.constexpr, PRECISION: tl.constexpr,
-            BLOCK_K: tl.constexpr):
+def _logits(
+    f,
+    rows,
+    cols,
+    num_pixels,
+    C: tl.constexpr,
+    EXCLUDE_SELF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     """s_ij of a tile."""
     logits = tl.zeros((rows.shape[0], cols.shape[0]), tl.float32)
     for k in range(0, C, BLOCK_K):
@@ -170,11 +211,13 @@ def _logits(f, rows, cols, num_pixels, C: tl.constexpr,
         f_i = tl.load(
             f + rows[:, None] * C + channels[None, :],
             mask=(rows < num_pixels)[:, None] & (channels < C)[None, :],
-            other=0)
+            other=0,
+        )
         f_j = tl.load(
             f + cols[None, :] * C + channels[:, None],
             mask=(cols < num_pixels)[None, :] & (channels < C)[:, None],
-            other=0)
+            other=0,
+        )
         logits = tl.dot(f_i, f_j, logits, input_precision=PRECISION)
     excluded = cols[None, :] >= num_pixels
     if EXCLUDE_SELF:

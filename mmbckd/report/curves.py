@@ -1,4 +1,5 @@
 """Losses and metrics over the iterations, as pictures."""
+
 from __future__ import annotations
 
 import io
@@ -13,8 +14,15 @@ from numpy import ndarray
 from .runs import Log
 
 # Okabe and Ito's colours, but for yellow, which is faint on white.
-_COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#000000', '#E69F00',
-           '#56B4E9')
+_COLORS = (
+    '#0072B2',
+    '#D55E00',
+    '#009E73',
+    '#CC79A7',
+    '#000000',
+    '#E69F00',
+    '#56B4E9',
+)
 # Lengths of dashes and gaps, in widths of the line.
 _DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))
 # More points of a smoothed curve could not be told apart.
@@ -29,12 +37,14 @@ class Style(NamedTuple):
         dashes (tuple[float]): Dashes and gaps in widths of the line, as in
             SVG's ``stroke-dasharray``; empty for a solid line.
     """
+
     color: str
     dashes: tuple[float, ...]
 
 
 class Curve(NamedTuple):
     """A quantity of a run over its iterations, (N, ) each."""
+
     iterations: ndarray
     values: ndarray
 
@@ -55,30 +65,48 @@ def loss_curves(logs: list[Log]) -> dict[str, list[Curve]]:
         without it. A distillation's ``student.…`` goes by the name that the
         term has when the student is trained alone.
     """
-    renamed = [[{
-        key.removeprefix('student.'): value
-        for key, value in record.items() if key == 'iter' or 'loss' in key
-    } for record in log.train] for log in logs]
+    renamed = [
+        [
+            {
+                key.removeprefix('student.'): value
+                for key, value in record.items()
+                if key == 'iter' or 'loss' in key
+            }
+            for record in log.train
+        ]
+        for log in logs
+    ]
     return _curves(renamed)
 
 
 def metric_curves(logs: list[Log]) -> dict[str, list[Curve]]:
     """Every metric of the validations; see :func:`loss_curves`."""
-    return _curves([[{
-        k: v
-        for k, v in record.items() if k != 'epoch'
-    } for record in log.val] for log in logs])
+    return _curves(
+        [
+            [
+                {k: v for k, v in record.items() if k != 'epoch'}
+                for record in log.val
+            ]
+            for log in logs
+        ]
+    )
 
 
 def _curves(runs: list[list[dict]]) -> dict[str, list[Curve]]:
     keys = dict.fromkeys(k for run in runs for record in run for k in record)
     return {
         key: [
-            Curve(*np.array([[r['iter'], r[key]] for r in run
-                             if key in r], float).reshape(-1, 2).T)
+            Curve(
+                *np.array(
+                    [[r['iter'], r[key]] for r in run if key in r], float
+                )
+                .reshape(-1, 2)
+                .T
+            )
             for run in runs
         ]
-        for key in keys if key != 'iter'
+        for key in keys
+        if key != 'iter'
     }
 
 
@@ -100,7 +128,8 @@ def smooth(values: ndarray) -> ndarray:
         return values
     total, weight = (
         np.convolve(x, window, mode='full')
-        for x in (np.where(finite, values, 0.), finite * 1.))
+        for x in (np.where(finite, values, 0.0), finite * 1.0)
+    )
     inner = slice(len(window) // 2, len(window) // 2 + len(values))
     with np.errstate(invalid='ignore'):
         return total[inner] / weight[inner]
@@ -130,7 +159,8 @@ def draw_curves(curves: list[Curve], smoothed: bool) -> str:
                 color=color,
                 alpha=0.3,
                 lw=1,
-                rasterized=True)
+                rasterized=True,
+            )
             few = np.linspace(0, len(values) - 1, min(len(values), _POINTS))
             few = few.astype(int)
             axes.plot(iterations[few], smooth(values)[few], lw=1.8, **line)
@@ -148,7 +178,8 @@ def draw_curves(curves: list[Curve], smoothed: bool) -> str:
             stream,
             format='svg',
             dpi=144,
-            metadata=dict.fromkeys(('Date', 'Creator', 'Format', 'Type')))
+            metadata=dict.fromkeys(('Date', 'Creator', 'Format', 'Type')),
+        )
     return stream.getvalue()
 
 

@@ -1,4 +1,5 @@
 """The validation images on which runs differ most, with their errors."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,8 +10,11 @@ import numpy as np
 from mmengine.utils import track_progress
 from numpy import ndarray
 
-from ..functional.boundary import (BoundaryCounts, boundary_counts,
-                                   boundary_scores)
+from ..functional.boundary import (
+    BoundaryCounts,
+    boundary_counts,
+    boundary_scores,
+)
 from ..visualization.drawing import dim, draw_errors
 from .predictions import Predictor, build_student
 from .runs import Run
@@ -28,6 +32,7 @@ class Scores(NamedTuple):
         biou (float): Boundary IoU of all classes.
         accuracy (float): Share of pixels that are right.
     """
+
     bf1: float
     biou: float
     accuracy: float
@@ -42,6 +47,7 @@ class Pick(NamedTuple):
         gain (float): By how much that run is better than the baseline; may
             be negative.
     """
+
     index: int
     run: int
     gain: float
@@ -56,6 +62,7 @@ class Summary(NamedTuple):
         worse (int): Number of images that it is worse on.
         mean (float): By how much it is better on average.
     """
+
     run: int
     better: int
     worse: int
@@ -73,6 +80,7 @@ class Picture(NamedTuple):
         errors (list[ndarray]): The errors of each run.
         scores (list[Scores]): The scores of each run.
     """
+
     name: str
     picks: list[Pick]
     image: ndarray
@@ -93,6 +101,7 @@ class Images(NamedTuple):
         pictures (list[Picture]): What to look at.
         colors (dict[str, tuple]): The colour of each class.
     """
+
     runs: list[int]
     base: int
     count: int
@@ -102,13 +111,14 @@ class Images(NamedTuple):
     colors: dict[str, tuple[int, int, int]]
 
 
-def compare_images(runs: list[Run], base: int, num_images: int,
-                   max_images: int, device: str) -> Images | None:
+def compare_images(
+    runs: list[Run], base: int, num_images: int, max_images: int, device: str
+) -> Images | None:
     """Compare the predictions of runs on their validation images.
 
     Each run gets them by its own validation pipeline, and all are compared in
-    the size of the files. All are predicted and scored, nothing but scores is kept, and those to be
-    shown are predicted once more.
+    the size of the files. All are predicted and scored, nothing but scores is
+    kept, and those to be shown are predicted once more.
 
     Args:
         runs (list[Run]): The runs. Those without a checkpoint, and those that
@@ -130,8 +140,9 @@ def compare_images(runs: list[Run], base: int, num_images: int,
     """
     models = {
         i: model
-        for i, run in enumerate(runs) if run.checkpoint is not None and (
-            model := build_student(run, device)) is not None
+        for i, run in enumerate(runs)
+        if run.checkpoint is not None
+        and (model := build_student(run, device)) is not None
     }
     if not models:
         return None
@@ -144,8 +155,9 @@ def compare_images(runs: list[Run], base: int, num_images: int,
     bf1 = np.array([[each.bf1 for each in row] for row in scores])
     reasons: dict[int, list[Pick]] = {}
     for pick in pick_images(bf1, drawn.index(base), num_images):
-        reasons.setdefault(pick.index,
-                           []).append(pick._replace(run=drawn[pick.run]))
+        reasons.setdefault(pick.index, []).append(
+            pick._replace(run=drawn[pick.run])
+        )
     return Images(
         runs=drawn,
         base=base,
@@ -153,17 +165,20 @@ def compare_images(runs: list[Run], base: int, num_images: int,
         total=len(predictor),
         summaries=[
             _summary(run, bf1[:, i] - bf1[:, drawn.index(base)])
-            for i, run in enumerate(drawn) if run != base
+            for i, run in enumerate(drawn)
+            if run != base
         ],
         pictures=[
             _draw(predictor, indices[i], picks, scores[i])
             for i, picks in reasons.items()
         ],
-        colors=dict(zip(predictor.classes, predictor.palette)))
+        colors=dict(zip(predictor.classes, predictor.palette)),
+    )
 
 
-def score(prediction: ndarray, truth: ndarray, num_classes: int,
-          ignore_index: int) -> Scores:
+def score(
+    prediction: ndarray, truth: ndarray, num_classes: int, ignore_index: int
+) -> Scores:
     """Score an image.
 
     The boundary pixels of all classes are counted together: a mean over
@@ -183,8 +198,9 @@ def score(prediction: ndarray, truth: ndarray, num_classes: int,
         truth,
         num_classes,
         trimap_widths=(),
-        tolerances=(TOLERANCE, ),
-        ignore_index=ignore_index)
+        tolerances=(TOLERANCE,),
+        ignore_index=ignore_index,
+    )
     counts = BoundaryCounts(*(c.sum(-1, keepdims=True) for c in counts))
     scores = boundary_scores(counts)
     valid = truth != ignore_index
@@ -220,7 +236,8 @@ def pick_images(scores: ndarray, base: int, num_images: int) -> list[Pick]:
             # NaN comes last; of equals, the first image comes first.
             order = np.argsort(-sign * gains, kind='stable')[:share]
             picks += [
-                Pick(int(i), run, float(gains[i])) for i in order
+                Pick(int(i), run, float(gains[i]))
+                for i in order
                 if sign * gains[i] > 0
             ]
     return picks
@@ -229,19 +246,29 @@ def pick_images(scores: ndarray, base: int, num_images: int) -> list[Pick]:
 def _score_all(predictor: Predictor, index: int) -> list[Scores]:
     maps = predictor.predict(index)
     return [
-        score(prediction, maps.truth, len(predictor.classes),
-              predictor.ignore_index) for prediction in maps.predictions
+        score(
+            prediction,
+            maps.truth,
+            len(predictor.classes),
+            predictor.ignore_index,
+        )
+        for prediction in maps.predictions
     ]
 
 
 def _summary(run: int, gains: ndarray) -> Summary:
     gains = gains[np.isfinite(gains)]
-    return Summary(run, int((gains > 0).sum()), int((gains < 0).sum()),
-                   float(gains.mean()) if len(gains) else np.nan)
+    return Summary(
+        run,
+        int((gains > 0).sum()),
+        int((gains < 0).sum()),
+        float(gains.mean()) if len(gains) else np.nan,
+    )
 
 
-def _draw(predictor: Predictor, index: int, picks: list[Pick],
-          scores: list[Scores]) -> Picture:
+def _draw(
+    predictor: Predictor, index: int, picks: list[Pick], scores: list[Scores]
+) -> Picture:
     file, truth, predictions = predictor.predict(index)
     image = mmcv.imread(file, channel_order='rgb')
     palette = np.asarray(predictor.palette, np.uint8)
@@ -255,6 +282,8 @@ def _draw(predictor: Predictor, index: int, picks: list[Pick],
             truth,
             len(predictor.classes),
             tolerance=TOLERANCE,
-            ignore_index=predictor.ignore_index) for prediction in predictions
+            ignore_index=predictor.ignore_index,
+        )
+        for prediction in predictions
     ]
     return Picture(Path(file).name, picks, image, colored, errors, scores)

@@ -1,4 +1,5 @@
 """The page that compares runs."""
+
 from __future__ import annotations
 
 import base64
@@ -6,7 +7,8 @@ import io
 import os.path as osp
 import pprint
 import re
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -19,8 +21,13 @@ from ..version import __version__
 from ..visualization import ERROR_COLORS
 from . import curves, images
 from .runs import check_same_data, read_run, run_names
-from .tables import (ABSENT, config_table, describe_metric, lower_is_better,
-                     metric_table)
+from .tables import (
+    ABSENT,
+    config_table,
+    describe_metric,
+    lower_is_better,
+    metric_table,
+)
 
 # Greatest side of an image on the page, in pixels.
 _SIDE = 640
@@ -28,15 +35,17 @@ _SIDE = 640
 _FOLD = 70
 
 
-def write_report(runs: Sequence[str],
-                 out: str = 'report.html',
-                 *,
-                 names: Sequence[str] | None = None,
-                 baseline: str | None = None,
-                 num_images: int = 8,
-                 max_images: int = 200,
-                 device: str | None = None,
-                 draw_images: bool = True) -> str:
+def write_report(
+    runs: Sequence[str],
+    out: str = 'report.html',
+    *,
+    names: Sequence[str] | None = None,
+    baseline: str | None = None,
+    num_images: int = 8,
+    max_images: int = 200,
+    device: str | None = None,
+    draw_images: bool = True,
+) -> str:
     """Write a page that compares training runs.
 
     It has their final metrics, the curves of losses and metrics, the
@@ -78,47 +87,62 @@ def write_report(runs: Sequence[str],
     """
     names = _check_names(runs, names)
     base = _check_baseline(names, baseline)
-    for option, value in (('num_images', num_images), ('max_images',
-                                                       max_images)):
+    for option, value in (
+        ('num_images', num_images),
+        ('max_images', max_images),
+    ):
         if value < 1:
-            raise ValueError(f'{option} must be at least 1, but got {value}; '
-                             'images are left out by --no-images '
-                             '(draw_images=False)')
+            raise ValueError(
+                f'{option} must be at least 1, but got {value}; '
+                'images are left out by --no-images '
+                '(draw_images=False)'
+            )
     entries = [read_run(str(path), name) for path, name in zip(runs, names)]
     classes = check_same_data(entries)
     logs = [run.log for run in entries]
-    page = _environment().get_template('report.html').render(
-        version=__version__,
-        runs=entries,
-        base=base,
-        styles=[curves.style(i) for i in range(len(entries))],
-        metrics=metric_table([log.metrics for log in logs], base),
-        losses=curves.loss_curves(logs),
-        metric_curves=curves.metric_curves(logs),
-        configs=_grouped(config_table(entries)),
-        classes=classes,
-        error_colors=ERROR_COLORS,
-        tolerance=images.TOLERANCE,
-        draw_images=draw_images,
-        images=images.compare_images(entries, base, num_images, max_images,
-                                     device or get_device())
-        if draw_images else None)
+    page = (
+        _environment()
+        .get_template('report.html')
+        .render(
+            version=__version__,
+            runs=entries,
+            base=base,
+            styles=[curves.style(i) for i in range(len(entries))],
+            metrics=metric_table([log.metrics for log in logs], base),
+            losses=curves.loss_curves(logs),
+            metric_curves=curves.metric_curves(logs),
+            configs=_grouped(config_table(entries)),
+            classes=classes,
+            error_colors=ERROR_COLORS,
+            tolerance=images.TOLERANCE,
+            draw_images=draw_images,
+            images=images.compare_images(
+                entries, base, num_images, max_images, device or get_device()
+            )
+            if draw_images
+            else None,
+        )
+    )
     mkdir_or_exist(osp.dirname(osp.abspath(out)))
     with open(out, 'w', encoding='utf-8') as stream:
         stream.write(page)
     return out
 
 
-def _check_names(runs: Sequence[str],
-                 names: Sequence[str] | None) -> list[str]:
+def _check_names(
+    runs: Sequence[str], names: Sequence[str] | None
+) -> list[str]:
     if not runs:
-        raise ValueError('Expected one or more work directories to compare, '
-                         'but got none.')
+        raise ValueError(
+            'Expected one or more work directories to compare, but got none.'
+        )
     if names is None:
         return run_names(runs)
     if len(names) != len(runs) or len(set(names)) < len(names):
-        raise ValueError(f'Expected {len(runs)} names, one for each run and '
-                         f'all different, but got {list(names)}.')
+        raise ValueError(
+            f'Expected {len(runs)} names, one for each run and '
+            f'all different, but got {list(names)}.'
+        )
     return list(names)
 
 
@@ -126,8 +150,10 @@ def _check_baseline(names: list[str], baseline: str | None) -> int:
     if baseline is None:
         return 0
     if baseline not in names:
-        raise ValueError('Expected the name of a run as the baseline, but got '
-                         f'{baseline!r}. The runs are {names}.')
+        raise ValueError(
+            'Expected the name of a run as the baseline, but got '
+            f'{baseline!r}. The runs are {names}.'
+        )
     return names.index(baseline)
 
 
@@ -145,19 +171,22 @@ def _environment() -> Environment:
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
-        lstrip_blocks=True)
+        lstrip_blocks=True,
+    )
     environment.filters.update(
         svg=_svg,
         jpeg=_jpeg,
         value=_value,
         breakable=_breakable,
-        hex=lambda rgb: '#' + bytes(rgb).hex())
+        hex=lambda rgb: '#' + bytes(rgb).hex(),
+    )
     environment.tests['absent'] = lambda value: value is ABSENT
     environment.globals.update(
         draw_curves=curves.draw_curves,
         lower_is_better=lower_is_better,
         describe=describe_metric,
-        fold=_FOLD)
+        fold=_FOLD,
+    )
     return environment
 
 

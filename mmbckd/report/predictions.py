@@ -1,4 +1,5 @@
 """What the models of runs predict for validation images."""
+
 from __future__ import annotations
 
 import copy
@@ -16,8 +17,10 @@ from mmengine.structures import BaseDataElement
 from mmseg.models import BaseSegmentor
 from numpy import ndarray
 
-from ..engine.hooks.student_checkpoint_hook import (export_student_checkpoint,
-                                                    student_checkpoint_path)
+from ..engine.hooks.student_checkpoint_hook import (
+    export_student_checkpoint,
+    student_checkpoint_path,
+)
 from ..models.algorithms.frozen_teacher_distill import build_model
 from .runs import Run
 
@@ -30,6 +33,7 @@ class LabelMaps(NamedTuple):
         truth (ndarray): Its true classes, (H, W).
         predictions (list[ndarray]): What each run predicts, (H, W).
     """
+
     file: str
     truth: ndarray
     predictions: list[ndarray]
@@ -51,9 +55,11 @@ def build_student(run: Run, device: str) -> BaseSegmentor | None:
     """
     config = run.config
     model = copy.deepcopy(
-        config.model['architecture'] if run.distils else config.model)
+        config.model['architecture'] if run.distils else config.model
+    )
     with DefaultScope.overwrite_default_scope(
-            config.get('default_scope', 'mmengine')):
+        config.get('default_scope', 'mmengine')
+    ):
         model = build_model(model, config.get('data_preprocessor'))
     if not isinstance(model, BaseSegmentor):
         return None
@@ -62,16 +68,21 @@ def build_student(run: Run, device: str) -> BaseSegmentor | None:
         with tempfile.TemporaryDirectory() as folder:
             if run.distils:
                 plain = student_checkpoint_path(checkpoint)
-                checkpoint = plain if Path(plain).is_file() else \
-                    export_student_checkpoint(checkpoint,
-                                              f'{folder}/student.pth')
+                checkpoint = (
+                    plain
+                    if Path(plain).is_file()
+                    else export_student_checkpoint(
+                        checkpoint, f'{folder}/student.pth'
+                    )
+                )
             load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     except (RuntimeError, UnpicklingError, EOFError) as error:
         raise ValueError(
             f'The checkpoint {run.checkpoint} cannot be loaded into the model '
             f'in the config of {run.name}: {error}. Put the config and the '
             'whole checkpoint of one training together, or leave the images '
-            'out by --no-images (draw_images=False).') from None
+            'out by --no-images (draw_images=False).'
+        ) from None
     return model.to(device).eval()
 
 
@@ -88,16 +99,19 @@ def build_dataset(run: Run) -> BaseDataset:
             'Expected a `val_dataloader` in the config of '
             f'{run.name}, but there is none. Add the one that it was '
             'validated with, or leave the images out by --no-images '
-            '(draw_images=False).')
+            '(draw_images=False).'
+        )
     try:
         with DefaultScope.overwrite_default_scope(
-                run.config.get('default_scope', 'mmengine')):
+            run.config.get('default_scope', 'mmengine')
+        ):
             return DATASETS.build(dataset)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'The validation data of {run.name} is not where its config says '
             f'({error}). Run this where the training was run, or leave the '
-            'images out by --no-images (draw_images=False).') from None
+            'images out by --no-images (draw_images=False).'
+        ) from None
 
 
 class Predictor:
@@ -149,20 +163,25 @@ class Predictor:
             samples.append(sample)
             self._check_same('the same', _name(samples[0]), run, _name(sample))
             # A model writes into what it is given.
-            result, = model.test_step(pseudo_collate([copy.deepcopy(data)]))
+            (result,) = model.test_step(pseudo_collate([copy.deepcopy(data)]))
             predictions.append(result.pred_sem_seg.data[0].cpu().numpy())
         size = samples[0].ori_shape
-        return LabelMaps(samples[0].img_path, _truth(samples, size),
-                         [_resized(labels, size) for labels in predictions])
+        return LabelMaps(
+            samples[0].img_path,
+            _truth(samples, size),
+            [_resized(labels, size) for labels in predictions],
+        )
 
-    def _check_same(self, what: str, first: object, run: Run,
-                    value: object) -> None:
+    def _check_same(
+        self, what: str, first: object, run: Run, value: object
+    ) -> None:
         if value != first:
             raise ValueError(
                 f'Expected {what} validation images in all runs, but got '
                 f'{first} in {self.runs[0].name} and {value} in {run.name}. '
                 'Compare them in separate reports, or leave the images out '
-                'by --no-images (draw_images=False).')
+                'by --no-images (draw_images=False).'
+            )
 
 
 def _name(sample: BaseDataElement) -> str:
@@ -172,14 +191,16 @@ def _name(sample: BaseDataElement) -> str:
 def _truth(samples: list[BaseDataElement], size: tuple[int, int]) -> ndarray:
     """The truth of an image, by choice one that no pipeline has resized."""
     found = [
-        sample.gt_sem_seg.data[0].numpy() for sample in samples
+        sample.gt_sem_seg.data[0].numpy()
+        for sample in samples
         if 'gt_sem_seg' in sample
     ]
     if not found:
         raise ValueError(
             'Expected validation data with truth, but the pipeline of no '
             "run's `val_dataloader` gives gt_sem_seg. Add "
-            "dict(type='LoadAnnotations') to one.")
+            "dict(type='LoadAnnotations') to one."
+        )
     found.sort(key=lambda labels: labels.shape != size)
     return _resized(found[0], size)
 
@@ -187,5 +208,6 @@ def _truth(samples: list[BaseDataElement], size: tuple[int, int]) -> ndarray:
 def _resized(labels: ndarray, size: tuple[int, int]) -> ndarray:
     """A label map in another size, by its nearest pixels."""
     rows, columns = (
-        np.arange(new) * old // new for new, old in zip(size, labels.shape))
+        np.arange(new) * old // new for new, old in zip(size, labels.shape)
+    )
     return labels[np.ix_(rows, columns)]

@@ -1,10 +1,12 @@
 """What a training run has left on disk: its config, log and checkpoint."""
+
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
@@ -20,6 +22,7 @@ class Log(NamedTuple):
         train (list[dict]): A record per log interval, with its ``iter``.
         val (list[dict]): A record per validation: its ``iter``, the metrics.
     """
+
     train: list[dict]
     val: list[dict]
 
@@ -41,6 +44,7 @@ class Run(NamedTuple):
         checkpoint (Path, optional): Its last checkpoint. In a distillation it
             stands for ``…_student.pth`` too, and may itself be gone.
     """
+
     name: str
     path: str
     config: Config
@@ -72,8 +76,10 @@ class Run(NamedTuple):
 def is_distillation(config: Config) -> bool:
     """Whether a config trains a student that is only part of its model."""
     model = config.get('model') or {}
-    return str(model.get('type', '')).endswith('Distill') \
+    return (
+        str(model.get('type', '')).endswith('Distill')
         and 'architecture' in model
+    )
 
 
 def read_run(path: str, name: str) -> Run:
@@ -95,19 +101,32 @@ def read_run(path: str, name: str) -> Run:
     """
     place = Path(path)
     if place.is_dir():
-        return Run(name, path, _read_config(_find_config(place)),
-                   read_log(_find_logs(place)), find_checkpoint(place))
+        return Run(
+            name,
+            path,
+            _read_config(_find_config(place)),
+            read_log(_find_logs(place)),
+            find_checkpoint(place),
+        )
     log, checkpoint = place.with_suffix('.json'), place.with_suffix('.pth')
-    if place.suffix != '.py' or not place.is_file() or not (
-            log.is_file() or checkpoint.is_file()):
+    if (
+        place.suffix != '.py'
+        or not place.is_file()
+        or not (log.is_file() or checkpoint.is_file())
+    ):
         raise FileNotFoundError(
             'Expected the work directory of a training, or a config NAME.py '
             'with NAME.pth or NAME.json beside it, but got '
             f'{path}{"" if place.exists() else ", which does not exist"}. '
-            'Correct the path.')
-    return Run(name, path, _read_config(place),
-               read_log([log] if log.is_file() else []),
-               checkpoint if checkpoint.is_file() else None)
+            'Correct the path.'
+        )
+    return Run(
+        name,
+        path,
+        _read_config(place),
+        read_log([log] if log.is_file() else []),
+        checkpoint if checkpoint.is_file() else None,
+    )
 
 
 def run_names(paths: Sequence[str]) -> list[str]:
@@ -128,17 +147,19 @@ def run_names(paths: Sequence[str]) -> list[str]:
         ['fpn_r18', 'bckd_fpn_r50_fpn_r18']
     """
     places = [Path(path).resolve() for path in paths]
-    parts = [(p.stem if p.suffix == '.py' else p.name).split('_')
-             for p in places]
-    while len(parts) > 1 and all(len(p) > 2 for p in parts) and len(
-        {p[-1]
-         for p in parts}) == 1:
+    parts = [
+        (p.stem if p.suffix == '.py' else p.name).split('_') for p in places
+    ]
+    while (
+        len(parts) > 1
+        and all(len(p) > 2 for p in parts)
+        and len({p[-1] for p in parts}) == 1
+    ):
         parts = [p[:-1] for p in parts]
     names = ['_'.join(p) for p in parts]
     if len(set(names)) < len(names):  # of one config, in several folders
         names = [
-            f'{place.parent.name}/{name}'
-            for place, name in zip(places, names)
+            f'{place.parent.name}/{name}' for place, name in zip(places, names)
         ]
     return [
         name if names.index(name) == i else f'{name} ({i + 1})'
@@ -169,7 +190,8 @@ def read_log(files: list[Path]) -> Log:
             joined = [r for r in joined if r['iter'] < start] + part
     return Log(
         train=[r for r in joined if 'step' in r],
-        val=[r for r in joined if 'step' not in r])
+        val=[r for r in joined if 'step' not in r],
+    )
 
 
 def _read_records(file: Path) -> list[dict]:
@@ -182,13 +204,15 @@ def _read_records(file: Path) -> list[dict]:
             if 'step' not in records[-1]:
                 raise ValueError('there is no "step"')
         except (ValueError, TypeError) as error:
-            if number == len(lines) and isinstance(error,
-                                                   json.JSONDecodeError):
+            if number == len(lines) and isinstance(
+                error, json.JSONDecodeError
+            ):
                 break  # being written, or cut off
             raise ValueError(
                 'Expected a log of mmengine, with a JSON object in each line, '
                 f'but line {number} of {file} is none ({error}). Repair or '
-                'remove the line.') from None
+                'remove the line.'
+            ) from None
     return records
 
 
@@ -243,7 +267,8 @@ def find_checkpoint(work_dir: Path) -> Path | None:
     return max(
         numbered,
         key=lambda file: _number(file, '(?:iter|epoch)'),
-        default=found[-1] if found else None)
+        default=found[-1] if found else None,
+    )
 
 
 def _number(checkpoint: Path, unit: str) -> int | None:
@@ -258,12 +283,14 @@ def _find_config(work_dir: Path) -> Path:
         raise FileNotFoundError(
             'Expected the work directory of a training, with the config that '
             f'mmengine writes there, but {work_dir} has no *.py. Name the '
-            'folder that `mim train` got as --work-dir.')
+            'folder that `mim train` got as --work-dir.'
+        )
     if len(configs) > 1:
         raise ValueError(
             f'Expected one config in {work_dir}, but found '
             f'{[file.name for file in configs]}. Remove those that are not '
-            'of the run, or give every run a --work-dir of its own.')
+            'of the run, or give every run a --work-dir of its own.'
+        )
     return configs[0]
 
 
@@ -280,7 +307,8 @@ def _find_logs(work_dir: Path) -> list[Path]:
             f'Expected a log {work_dir}/TIMESTAMP/vis_data/*.json, which '
             "mmengine's LocalVisBackend writes, but there is none. Wait for "
             'the first log interval, or add LocalVisBackend to `vis_backends` '
-            'of the config.')
+            'of the config.'
+        )
     return sum(logs, [])
 
 
@@ -292,7 +320,8 @@ def _read_config(file: Path) -> Config:
         raise ValueError(
             f'Expected a config of mmengine, but {file} cannot be read '
             f'({type(error).__name__}: {error}). Correct it, or install what '
-            'it imports.') from error
+            'it imports.'
+        ) from error
 
 
 def check_same_data(runs: list[Run]) -> tuple[str, ...]:
@@ -322,7 +351,8 @@ def check_same_data(runs: list[Run]) -> tuple[str, ...]:
                     'Expected runs that are validated on the same data, but '
                     f'`{key}` of the validation data is {first[1][key]} in '
                     f'{first[0].name} and {value} in {run.name}. Compare '
-                    'them in separate reports.')
+                    'them in separate reports.'
+                )
     return first[1]['classes'] if first else ()
 
 

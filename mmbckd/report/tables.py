@@ -1,11 +1,12 @@
-"""The numbers of runs side by side: metrics, and what their configs differ in.
-"""
+"""The figures of runs side by side: metrics, and how their configs differ."""
+
 from __future__ import annotations
 
 import inspect
 import math
 import re
-from typing import Any, Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from mmengine.runner import Runner
 
@@ -43,6 +44,7 @@ class Cell(NamedTuple):
             is neither gain nor loss.
         best (bool): Whether no run has a better value.
     """
+
     value: str
     difference: str
     better: bool | None
@@ -89,14 +91,17 @@ def markdown_table(heads: list[str], rows: list[list[str]]) -> list[str]:
 
 def describe_metric(metric: str) -> str:
     """A metric of mmbckd or mmseg in a few words; of others, nothing."""
-    name, _, width = re.fullmatch(r'(.*?)(_([\d.]+)px)?',
-                                  metric.rpartition('/')[2]).groups()
-    return _MEANINGS.get(name if width is None else f'{name}_px',
-                         '').format(width)
+    name, _, width = re.fullmatch(
+        r'(.*?)(_([\d.]+)px)?', metric.rpartition('/')[2]
+    ).groups()
+    return _MEANINGS.get(name if width is None else f'{name}_px', '').format(
+        width
+    )
 
 
-def metric_table(metrics: list[dict],
-                 baseline: int = 0) -> dict[str, list[Cell]]:
+def metric_table(
+    metrics: list[dict], baseline: int = 0
+) -> dict[str, list[Cell]]:
     """Compare the metrics of runs.
 
     Args:
@@ -108,9 +113,11 @@ def metric_table(metrics: list[dict],
     """
     keys = dict.fromkeys(key for values in metrics for key in values)
     return {
-        key:
-        _metric_row([values.get(key, math.nan)
-                     for values in metrics], baseline, lower_is_better(key))
+        key: _metric_row(
+            [values.get(key, math.nan) for values in metrics],
+            baseline,
+            lower_is_better(key),
+        )
         for key in keys
     }
 
@@ -132,7 +139,9 @@ def _metric_row(values: list[float], baseline: int, lower: bool) -> list[Cell]:
                 value=f'{value:.{digits}f}' if math.isfinite(value) else '—',
                 difference=f'{difference:+.{digits}f}' if known else '',
                 better=gain > 0 if known and gain else None,
-                best=len(numbers) > 1 and sign * value == best))
+                best=len(numbers) > 1 and sign * value == best,
+            )
+        )
     return cells
 
 
@@ -166,8 +175,9 @@ def config_table(runs: list[Run]) -> dict[str, list[Any]]:
     return dict(_differences('', configs))
 
 
-def _differences(key: str,
-                 values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
+def _differences(
+    key: str, values: list[Any]
+) -> Iterator[tuple[str, list[Any]]]:
     """The keys below ``key`` whose values are not the same everywhere."""
     if all(value == values[0] for value in values):
         return
@@ -176,13 +186,17 @@ def _differences(key: str,
         below = dict.fromkeys(k for value in present for k in value)
         items = [value if value is not ABSENT else {} for value in values]
         for name in below:
-            yield from _differences(f'{key}.{name}'.lstrip('.'),
-                                    [v.get(name, ABSENT) for v in items])
+            yield from _differences(
+                f'{key}.{name}'.lstrip('.'),
+                [v.get(name, ABSENT) for v in items],
+            )
     # Such as pipelines; of other lengths, they cannot be paired up.
     elif len(present) == len(values) and all(
-            isinstance(value, (list, tuple)) and len(value) == len(values[0])
-            and all(isinstance(item, dict) for item in value)
-            for value in values):
+        isinstance(value, (list, tuple))
+        and len(value) == len(values[0])
+        and all(isinstance(item, dict) for item in value)
+        for value in values
+    ):
         for index, items in enumerate(zip(*values)):
             yield from _differences(f'{key}.{index}', list(items))
     else:

@@ -1,4 +1,5 @@
 """What a plain model costs: parameters, FLOPs, latency."""
+
 from __future__ import annotations
 
 import copy
@@ -11,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from mmdet.models.detectors.single_stage_instance_seg import \
-    SingleStageInstanceSegmentor
+from mmdet.models.detectors.single_stage_instance_seg import (
+    SingleStageInstanceSegmentor,
+)
 from mmdet.structures import DetDataSample
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
@@ -25,10 +27,12 @@ from mmseg.structures import SegDataSample
 from ..models.algorithms.frozen_teacher_distill import build_model
 
 
-def model_cost(config: Config,
-               input_size: tuple[int, int],
-               repeats: int = 0,
-               device: str = 'cpu') -> dict:
+def model_cost(
+    config: Config,
+    input_size: tuple[int, int],
+    repeats: int = 0,
+    device: str = 'cpu',
+) -> dict:
     """Parameters and FLOPs of a plain model and, if asked for, its latency.
 
     Auxiliary heads, which only training needs, are left out. A forward pass
@@ -57,8 +61,9 @@ def model_cost(config: Config,
         if not any('DeformConv' in type(m).__name__ for m in model.modules()):
             cost['flops'] = _flops(model, image)
         if repeats:
-            cost['latency'] = _latency(model.to(device), image.to(device),
-                                       repeats)
+            cost['latency'] = _latency(
+                model.to(device), image.to(device), repeats
+            )
     return cost
 
 
@@ -67,15 +72,17 @@ def machine(device: str = 'cpu') -> str:
     if torch.device(device).type == 'cuda':
         return torch.cuda.get_device_name(device)
     cpuinfo = Path('/proc/cpuinfo')
-    found = re.search(r'model name\s*: (.*)',
-                      cpuinfo.read_text() if cpuinfo.exists() else '')
+    found = re.search(
+        r'model name\s*: (.*)', cpuinfo.read_text() if cpuinfo.exists() else ''
+    )
     name = found[1] if found else platform.processor() or platform.machine()
     return f'{name}, {torch.get_num_threads()} threads'
 
 
 def _build(config: Config) -> BaseModel:
-    model = build_model(copy.deepcopy(config.model),
-                        config.get('data_preprocessor'))
+    model = build_model(
+        copy.deepcopy(config.model), config.get('data_preprocessor')
+    )
     if isinstance(model, BaseSegmentor):
         model.auxiliary_head = None
     return revert_sync_batchnorm(model).eval()
@@ -83,14 +90,20 @@ def _build(config: Config) -> BaseModel:
 
 def _bind_sample(model: BaseModel, size: tuple[int, int]) -> None:
     """Let the model be called with an image only."""
-    sample = SegDataSample() if isinstance(model, BaseSegmentor) \
+    sample = (
+        SegDataSample()
+        if isinstance(model, BaseSegmentor)
         else DetDataSample()
+    )
     sample.set_metainfo(
-        dict(ori_shape=size,
-             img_shape=size,
-             pad_shape=size,
-             batch_input_shape=size,
-             scale_factor=(1., 1.)))
+        dict(
+            ori_shape=size,
+            img_shape=size,
+            pad_shape=size,
+            batch_input_shape=size,
+            scale_factor=(1.0, 1.0),
+        )
+    )
     model.forward = partial(model.forward, data_samples=[sample])
 
 
@@ -102,10 +115,10 @@ def _flops(model: BaseModel, image: torch.Tensor) -> int:
     try:
         with torch.no_grad():
             return int(
-                get_model_complexity_info(model,
-                                          inputs=(image, ),
-                                          show_table=False,
-                                          show_arch=False)['flops'])
+                get_model_complexity_info(
+                    model, inputs=(image,), show_table=False, show_arch=False
+                )['flops']
+            )
     finally:
         logger.setLevel(level)
 

@@ -1,4 +1,5 @@
 """What stands in a table, read from a short YAML file."""
+
 from __future__ import annotations
 
 import copy
@@ -24,6 +25,7 @@ class Row(NamedTuple):
             by ``--cfg-options``.
         variant (str): What such a change adds to the name of its runs.
     """
+
     title: str
     config: str
     seeds: tuple[int, ...]
@@ -51,6 +53,7 @@ class Pair(NamedTuple):
         student (Row): The student alone: gains are over it.
         distilled (list[Row]): The student, learning from the teacher.
     """
+
     title: str
     teacher: Row | None
     student: Row
@@ -75,6 +78,7 @@ class Table(NamedTuple):
         decimals (int): Decimals of a metric.
         pairs (list[Pair]): Its rows.
     """
+
     name: str
     title: str
     metrics: list[str]
@@ -102,29 +106,33 @@ def read_table(path: str | Path) -> Table:
     if not path.is_file():
         raise FileNotFoundError(
             f'Expected the definition of a table, but {path} does not exist. '
-            'Those of this package are in configs/tables.')
+            'Those of this package are in configs/tables.'
+        )
     try:
         node = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
-        raise ValueError(f'Expected YAML, but {path} is none: {error}') \
-            from None
+        raise ValueError(
+            f'Expected YAML, but {path} is none: {error}'
+        ) from None
     reader = _Reader(path)
-    reader.check(node, 'the table', {
-        'title': str,
-        'metrics': list,
-        'input_size': list,
-        'pairs': list
-    }, {
-        'seeds': list,
-        'decimals': int
-    })
+    reader.check(
+        node,
+        'the table',
+        {'title': str, 'metrics': list, 'input_size': list, 'pairs': list},
+        {'seeds': list, 'decimals': int},
+    )
     size = node['input_size']
     if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
         raise reader.error('`input_size` as [height, width]', size)
     seeds = reader.seeds(node.get('seeds', [0]))
-    return Table(path.stem, node['title'], node['metrics'], tuple(size),
-                 node.get('decimals', 2),
-                 [reader.pair(pair, seeds) for pair in node['pairs']])
+    return Table(
+        path.stem,
+        node['title'],
+        node['metrics'],
+        tuple(size),
+        node.get('decimals', 2),
+        [reader.pair(pair, seeds) for pair in node['pairs']],
+    )
 
 
 def config_file(config: str) -> Path:
@@ -143,11 +151,14 @@ def config_file(config: str) -> Path:
         if spec is None or spec.origin is None:
             raise FileNotFoundError(
                 f'Expected the config {config}, but {package} is not '
-                'installed. Install it, or correct the name.')
+                'installed. Install it, or correct the name.'
+            )
         file = Path(spec.origin).parent / '.mim' / 'configs' / path
     if not file.is_file():
-        raise FileNotFoundError(f'Expected the config {config}, but there is '
-                                f'no file {file}. Correct the name.')
+        raise FileNotFoundError(
+            f'Expected the config {config}, but there is '
+            f'no file {file}. Correct the name.'
+        )
     return file
 
 
@@ -173,11 +184,17 @@ class _Reader:
         self.path = path
 
     def error(self, expected: str, got: Any) -> ValueError:
-        return ValueError(f'Expected {expected}, but got {got!r}. Correct it '
-                          f'in {self.path}.')
+        return ValueError(
+            f'Expected {expected}, but got {got!r}. Correct it in {self.path}.'
+        )
 
-    def check(self, node: Any, what: str, required: dict[str, type],
-              optional: dict[str, type]) -> None:
+    def check(
+        self,
+        node: Any,
+        what: str,
+        required: dict[str, type],
+        optional: dict[str, type],
+    ) -> None:
         """Check the keys of a part, and the types of what they hold."""
         if not isinstance(node, dict):
             raise self.error(f'{what} with the keys {list(required)}', node)
@@ -190,36 +207,59 @@ class _Reader:
                 raise self.error(f'the keys {list(types)} in {what}', key)
             if not isinstance(value, types[key]):
                 raise self.error(
-                    f'`{key}` of {what} to be a {types[key].__name__}', value)
+                    f'`{key}` of {what} to be a {types[key].__name__}', value
+                )
 
     def seeds(self, seeds: Any) -> tuple[int, ...]:
-        if not isinstance(seeds, list) or not seeds or len(
-                set(seeds)) < len(seeds) or not all(
-                    isinstance(s, int) and s >= 0 for s in seeds):
+        if (
+            not isinstance(seeds, list)
+            or not seeds
+            or len(set(seeds)) < len(seeds)
+            or not all(isinstance(s, int) and s >= 0 for s in seeds)
+        ):
             raise self.error('`seeds` as a list of different numbers', seeds)
         return tuple(seeds)
 
     def pair(self, node: Any, seeds: tuple[int, ...]) -> Pair:
-        self.check(node, 'a pair', dict(title=str, student=object),
-                   dict(teacher=object, rows=dict))
+        self.check(
+            node,
+            'a pair',
+            dict(title=str, student=object),
+            dict(teacher=object, rows=dict),
+        )
         teacher = None
         if 'teacher' in node:  # one is enough, and all learn from it
             teacher = self.row('teacher', node['teacher'], seeds[:1])
-        return Pair(node['title'], teacher,
-                    self.row('student', node['student'], seeds), [
-                        self.row(title, row, seeds)
-                        for title, row in node.get('rows', {}).items()
-                    ])
+        return Pair(
+            node['title'],
+            teacher,
+            self.row('student', node['student'], seeds),
+            [
+                self.row(title, row, seeds)
+                for title, row in node.get('rows', {}).items()
+            ],
+        )
 
     def row(self, title: str, node: Any, seeds: tuple[int, ...]) -> Row:
         node = dict(config=node) if isinstance(node, str) else node
-        self.check(node, f'the row {title!r}', dict(config=str),
-                   dict(title=str, seeds=list, checkpoint=str, options=dict,
-                        variant=str))
+        self.check(
+            node,
+            f'the row {title!r}',
+            dict(config=str),
+            dict(
+                title=str,
+                seeds=list,
+                checkpoint=str,
+                options=dict,
+                variant=str,
+            ),
+        )
         if bool(node.get('options')) != bool(node.get('variant')):
             raise self.error(
                 f'`options` of the row {title!r} and a `variant` that names '
-                'them, or neither', node)
+                'them, or neither',
+                node,
+            )
         config = node['config']
         if '::' not in config:
             config = str((self.path.parent / config).resolve())
@@ -227,7 +267,11 @@ class _Reader:
         checkpoint = node.get('checkpoint')
         if checkpoint is not None:  # one file is one run
             seeds = seeds[:1]
-        return Row(node.get('title', title), config,
-                   self.seeds(node.get('seeds', list(seeds))), checkpoint,
-                   tuple(node.get('options', {}).items()),
-                   node.get('variant', ''))
+        return Row(
+            node.get('title', title),
+            config,
+            self.seeds(node.get('seeds', list(seeds))),
+            checkpoint,
+            tuple(node.get('options', {}).items()),
+            node.get('variant', ''),
+        )

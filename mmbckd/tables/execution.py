@@ -1,4 +1,5 @@
 """Runs jobs, one on each device at a time."""
+
 from __future__ import annotations
 
 import fcntl
@@ -8,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from queue import Queue
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple
 
 from .jobs import Job
 
@@ -26,6 +28,7 @@ class Device(NamedTuple):
         launcher (str): 'none' or 'pytorch'. Defaults to 'none'.
         gpus (int): What mim gets as ``--gpus``. Defaults to 0.
     """
+
     visible: str | None
     launcher: str = 'none'
     gpus: int = 0
@@ -39,16 +42,19 @@ class Device(NamedTuple):
 
     def line(self, job: Job) -> str:
         """The same, to be typed into a shell."""
-        where = [] if self.visible is None else [
-            f'CUDA_VISIBLE_DEVICES={self.visible}'
-        ]
+        where = (
+            []
+            if self.visible is None
+            else [f'CUDA_VISIBLE_DEVICES={self.visible}']
+        )
         return ' '.join([*where, shlex.join(self.command(job))])
 
 
-def run_jobs(jobs: Sequence[Job],
-             devices: Sequence[Device],
-             say: Callable[[str], None] = partial(print, flush=True)
-             ) -> list[str]:
+def run_jobs(
+    jobs: Sequence[Job],
+    devices: Sequence[Device],
+    say: Callable[[str], None] | None = None,
+) -> list[str]:
     """Run jobs, those first whose checkpoint another one needs.
 
     What a run prints goes to ``output.txt`` in its work directory.
@@ -56,12 +62,13 @@ def run_jobs(jobs: Sequence[Job],
     Args:
         jobs (Sequence[Job]): What is to run.
         devices (Sequence[Device]): A run on each at a time.
-        say (Callable[[str], None]): Is told what starts and what is done.
+        say (Callable[[str], None], optional): Is told what starts and what is done.
             Defaults to printing it at once.
 
     Returns:
         list[str]: What failed, and why; the other jobs have run.
     """
+    say = say or partial(print, flush=True)
     needed = {job.teacher for job in jobs}
     teachers = [job for job in jobs if job.last_checkpoint in needed]
     failures = _run_stage(teachers, devices, say)
@@ -72,13 +79,15 @@ def run_jobs(jobs: Sequence[Job],
         if job.teacher is None or job.teacher.is_file():
             students.append(job)
         else:
-            failures.append(f'{job.title}: its teacher is missing, '
-                            f'{job.teacher}')
+            failures.append(
+                f'{job.title}: its teacher is missing, {job.teacher}'
+            )
     return failures + _run_stage(students, devices, say)
 
 
-def _run_stage(jobs: Sequence[Job], devices: Sequence[Device],
-               say: Callable[[str], None]) -> list[str]:
+def _run_stage(
+    jobs: Sequence[Job], devices: Sequence[Device], say: Callable[[str], None]
+) -> list[str]:
     if not jobs:
         return []
     free: Queue = Queue()
@@ -106,8 +115,9 @@ def _run_stage(jobs: Sequence[Job], devices: Sequence[Device],
             time.sleep(0.1)
 
 
-def _run(job: Job, device: Device, processes: set,
-         say: Callable[[str], None]) -> str | None:
+def _run(
+    job: Job, device: Device, processes: set, say: Callable[[str], None]
+) -> str | None:
     """Run a job to its end; what went wrong, or None."""
     job.work_dir.mkdir(parents=True, exist_ok=True)
     output = job.work_dir / 'output.txt'
@@ -115,8 +125,7 @@ def _run(job: Job, device: Device, processes: set,
         try:  # mim has it too: it stays locked while an orphan goes on
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return (f'{job.title}: {job.work_dir} is in use by another '
-                    'process')
+            return f'{job.title}: {job.work_dir} is in use by another process'
         job.write_config()
         env = dict(os.environ)
         if device.visible is not None:
@@ -129,7 +138,8 @@ def _run(job: Job, device: Device, processes: set,
             stderr=subprocess.STDOUT,
             pass_fds=[lock.fileno()],
             # A group of its own: mim's children are to be stopped as well.
-            start_new_session=True)
+            start_new_session=True,
+        )
         processes.add(process)
         code = process.wait()
         processes.discard(process)
@@ -137,8 +147,10 @@ def _run(job: Job, device: Device, processes: set,
         say(f'{job.title}: done')
         return None
     why = f'ended with {code}' if code else 'made no final validation'
-    return (f'{job.title}: {why}. The end of {output}, which has the rest:\n'
-            f'{_end_of(output)}')
+    return (
+        f'{job.title}: {why}. The end of {output}, which has the rest:\n'
+        f'{_end_of(output)}'
+    )
 
 
 def _end_of(file: Path, lines: int = 15) -> str:

@@ -1,4 +1,5 @@
 """The runs of a table: their commands, and how far they have come."""
+
 from __future__ import annotations
 
 import json
@@ -27,6 +28,7 @@ class Job(NamedTuple):
         teacher (Path, optional): The checkpoint that another job has to make
             first.
     """
+
     title: str
     row: Row
     seed: int
@@ -47,8 +49,9 @@ class Job(NamedTuple):
     @property
     def unit(self) -> str:
         """What :attr:`limit` counts."""
-        return 'epochs' if 'max_epochs' in self.config.train_cfg \
-            else 'iterations'
+        return (
+            'epochs' if 'max_epochs' in self.config.train_cfg else 'iterations'
+        )
 
     @property
     def last_checkpoint(self) -> Path:
@@ -65,8 +68,11 @@ class Job(NamedTuple):
         run = self.started()
         log = Log([], []) if run is None else run.log
         # Validations do not always say at which iteration they were made.
-        if run is not None and run.progress[0] >= self.limit and \
-                _ends_with_validation(self.work_dir):
+        if (
+            run is not None
+            and run.progress[0] >= self.limit
+            and _ends_with_validation(self.work_dir)
+        ):
             return log
         tests = sorted(self.work_dir.glob('*/[0-9]*.json'))
         if not tests or self._checkpoint_to_test() is None:
@@ -90,7 +96,8 @@ class Job(NamedTuple):
             raise ValueError(
                 f'Expected a run with the seed {self.seed} in '
                 f'{self.work_dir}, but its config says {seed}. Move it away, '
-                'or choose another --work-dir.')
+                'or choose another --work-dir.'
+            )
         return run
 
     def command(self, launcher: str = 'none', gpus: int = 0) -> list[str]:
@@ -116,9 +123,16 @@ class Job(NamedTuple):
         elif (self.work_dir / 'last_checkpoint').is_file():
             todo.append('--resume')
         return [
-            'mim', *todo, '--launcher', launcher, '--gpus',
-            str(gpus), '--work-dir',
-            str(self.work_dir), '--cfg-options', *options
+            'mim',
+            *todo,
+            '--launcher',
+            launcher,
+            '--gpus',
+            str(gpus),
+            '--work-dir',
+            str(self.work_dir),
+            '--cfg-options',
+            *options,
         ]
 
     def _checkpoint_to_test(self) -> str | None:
@@ -142,8 +156,9 @@ class Job(NamedTuple):
         if '::' not in self.row.config:
             return os.path.relpath(self.row.config)
         # Not in the work directory: mmengine writes one of this name there.
-        return str(self.work_dir.parent / 'derived_configs' /
-                   f'{self.row.name}.py')
+        return str(
+            self.work_dir.parent / 'derived_configs' / f'{self.row.name}.py'
+        )
 
 
 def plan(table: Table, work_dir: str | Path) -> list[Job]:
@@ -181,33 +196,45 @@ def plan(table: Table, work_dir: str | Path) -> list[Job]:
                 place = Path(work_dir) / row.run_name(seed)
                 jobs.setdefault(
                     place,
-                    Job(f'{pair.title}: {row.title}, seed {seed}', row, seed,
-                        place, needed))
+                    Job(
+                        f'{pair.title}: {row.title}, seed {seed}',
+                        row,
+                        seed,
+                        place,
+                        needed,
+                    ),
+                )
     waited_for = {job.teacher for job in jobs.values()}
-    return sorted(jobs.values(),
-                  key=lambda job: job.last_checkpoint not in waited_for)
+    return sorted(
+        jobs.values(), key=lambda job: job.last_checkpoint not in waited_for
+    )
 
 
 def _check_row(row: Row) -> None:
     config = row_config(row)
     loop = config.get('train_cfg') or {}
-    if config.get('model') and (
-            is_distillation(config)
-            or config.get('default_scope') in _PACKAGES) and (
-                loop.get('max_epochs') or loop.get('max_iters')):
+    if (
+        config.get('model')
+        and (
+            is_distillation(config) or config.get('default_scope') in _PACKAGES
+        )
+        and (loop.get('max_epochs') or loop.get('max_iters'))
+    ):
         return
     raise ValueError(
-        'Expected a config of mmseg or mmdet, or a distillation, with `model`, '
-        'and `max_iters` or `max_epochs` in `train_cfg`, for the row '
+        'Expected a config of mmseg or mmdet, or a distillation, with '
+        '`model`, and `max_iters` or `max_epochs` in `train_cfg`, for the row '
         f'{row.title!r}, but {row.config} lacks one of them. Correct it, or '
-        'name another config.')
+        'name another config.'
+    )
 
 
 def _learns(row: Row) -> bool:
     """Whether a row learns from a teacher."""
     config = row_config(row)
-    return is_distillation(config) and \
-        not config.model.type.endswith('SelfDistill')
+    return is_distillation(config) and not config.model.type.endswith(
+        'SelfDistill'
+    )
 
 
 def _teacher_job(pair: Pair, work_dir: Path) -> Job | None:
@@ -221,12 +248,19 @@ def _teacher_job(pair: Pair, work_dir: Path) -> Job | None:
         return None
     for distilled in filter(_learns, pair.distilled):
         checkpoint = _teacher_checkpoint(distilled, row)
-        if row.checkpoint is None and checkpoint is not None and \
-                not checkpoint.startswith('work_dirs'):
+        if (
+            row.checkpoint is None
+            and checkpoint is not None
+            and not checkpoint.startswith('work_dirs')
+        ):
             row = row._replace(checkpoint=checkpoint)
     seed = row.seeds[0]
-    return Job(f'{pair.title}: {row.title}, seed {seed}', row, seed,
-               work_dir / row.run_name(seed))
+    return Job(
+        f'{pair.title}: {row.title}, seed {seed}',
+        row,
+        seed,
+        work_dir / row.run_name(seed),
+    )
 
 
 def _teacher_checkpoint(row: Row, teacher: Row) -> str | None:
@@ -240,12 +274,14 @@ def _teacher_checkpoint(row: Row, teacher: Row) -> str | None:
     if not isinstance(found, (str, dict)):
         raise ValueError(
             f'Expected the `teacher` in the config of {row.name} as a file or '
-            f'a model, but got {found!r}. Correct the config.')
+            f'a model, but got {found!r}. Correct the config.'
+        )
     name = found if isinstance(found, str) else found.get('cfg_path')
     if name is not None and Path(name).stem != teacher.name:
         raise ValueError(
             f'Expected {teacher.name} as teacher of {row.name}, but its '
-            f'config names {name}. Correct the row or the teacher.')
+            f'config names {name}. Correct the row or the teacher.'
+        )
     checkpoint = model.get('teacher_ckpt')
     if checkpoint is None and isinstance(found, dict):
         weights = found.get('init_cfg') or {}
@@ -254,7 +290,8 @@ def _teacher_checkpoint(row: Row, teacher: Row) -> str | None:
                 f'Expected a `teacher_ckpt` in the config of {row.name}, '
                 'which can be tested, but its teacher is pretrained without '
                 'one. Name the checkpoint there, or leave the teacher out of '
-                'the table.')
+                'the table.'
+            )
     return checkpoint
 
 
@@ -274,12 +311,12 @@ def derive_config(config: str) -> str:
         bases.append(str(_BASES / 'seg_evaluator.py'))
         lines = [
             'val_evaluator = {{_base_.seg_evaluator}}',
-            'test_evaluator = val_evaluator'
+            'test_evaluator = val_evaluator',
         ]
     elif 'segm' in found.val_evaluator.get('metric', ()):
         lines = [
             "val_evaluator = dict(type='CocoBoundaryMetric')",
-            'test_evaluator = val_evaluator'
+            'test_evaluator = val_evaluator',
         ]
     if is_distillation(found):  # MMRazor's would evaluate the teacher too
         lines.append("val_cfg = dict(_delete_=True, type='ValLoop')")
@@ -313,8 +350,11 @@ def described_work(job: Job, per_step: int = 1) -> str:
 def steps_left(job: Job) -> int:
     """Iterations or epochs between its last checkpoint and its end."""
     pointer = job.work_dir / 'last_checkpoint'
-    made = re.search(r'_(\d+)\.pth$',
-                     pointer.read_text()) if pointer.is_file() else None
+    made = (
+        re.search(r'_(\d+)\.pth$', pointer.read_text())
+        if pointer.is_file()
+        else None
+    )
     return job.limit - (int(made[1]) if made else 0)
 
 
@@ -330,7 +370,7 @@ def minutes_left(job: Job) -> float | None:
     if job.row.checkpoint is not None:
         return None
     for folder in sorted(job.work_dir.parent.glob(f'{job.row.name}*')):
-        if re.fullmatch(r'(_seed-\d+)?', folder.name[len(job.row.name):]):
+        if re.fullmatch(r'(_seed-\d+)?', folder.name[len(job.row.name) :]):
             try:
                 train = read_run(str(folder), folder.name).log.train
             except FileNotFoundError:

@@ -1,4 +1,5 @@
 """Logs of finished runs, kept in a folder with nothing else of the runs."""
+
 from __future__ import annotations
 
 import json

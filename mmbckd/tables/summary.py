@@ -1,10 +1,12 @@
 """What the runs of a table say: over seeds, and between the rows."""
+
 from __future__ import annotations
 
 import csv
 import io
 import statistics
-from typing import Callable, NamedTuple, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ..report.runs import Log
 from ..report.tables import heading, markdown_table
@@ -23,6 +25,7 @@ class Statistic(NamedTuple):
             single value.
         values (tuple[float]): The values.
     """
+
     mean: float
     std: float | None
     values: tuple[float, ...]
@@ -46,8 +49,9 @@ def gain(row: float | None, student: float | None) -> float | None:
     return None if row is None or student is None else row - student
 
 
-def gap_closed(row: float | None, student: float | None,
-               teacher: float | None) -> float | None:
+def gap_closed(
+    row: float | None, student: float | None, teacher: float | None
+) -> float | None:
     """Share of the gap between student and teacher that a row closes.
 
     It is (row - student) / (teacher - student), whether more or less of the
@@ -57,16 +61,17 @@ def gap_closed(row: float | None, student: float | None,
         >>> gap_closed(41., 40., 44.), gap_closed(5., 6., 4.)
         (0.25, 0.5)
     """
-    if row is None or student is None or teacher is None or \
-            teacher == student:
+    if row is None or student is None or teacher is None or teacher == student:
         return None
     return (row - student) / (teacher - student)
 
 
-def summarize(table: Table,
-              logs: Callable[[Row, int], Log | None],
-              costs: dict[str, dict] | None = None,
-              machine: str | None = None) -> dict:
+def summarize(
+    table: Table,
+    logs: Callable[[Row, int], Log | None],
+    costs: dict[str, dict] | None = None,
+    machine: str | None = None,
+) -> dict:
     """What a table says, as plain types.
 
     Args:
@@ -82,20 +87,24 @@ def summarize(table: Table,
         dict: The table's ``title``, ``metrics``, …, and ``rows``.
     """
     rows = [
-        row for pair in table.pairs
+        row
+        for pair in table.pairs
         for row in _pair(pair, table.metrics, logs, costs or {})
     ]
-    return dict(name=table.name,
-                title=table.title,
-                metrics=table.metrics,
-                decimals=table.decimals,
-                input_size=list(table.input_size),
-                machine=machine,
-                rows=rows)
+    return dict(
+        name=table.name,
+        title=table.title,
+        metrics=table.metrics,
+        decimals=table.decimals,
+        input_size=list(table.input_size),
+        machine=machine,
+        rows=rows,
+    )
 
 
-def _pair(pair: Pair, metrics: list[str], logs: Callable,
-          costs: dict[str, dict]) -> list[dict]:
+def _pair(
+    pair: Pair, metrics: list[str], logs: Callable, costs: dict[str, dict]
+) -> list[dict]:
     found = {row: _over_seeds(row, metrics, logs) for row in pair.rows}
 
     def mean(row: Row | None, metric: str) -> float | None:
@@ -111,8 +120,9 @@ def _pair(pair: Pair, metrics: list[str], logs: Callable,
         for metric, cell in found[row]['metrics'].items():
             values = cell['mean'], mean(pair.student, metric)
             cell['gain'] = gain(*values)
-            cell['gap_closed'] = gap_closed(*values,
-                                            mean(pair.teacher, metric))
+            cell['gap_closed'] = gap_closed(
+                *values, mean(pair.teacher, metric)
+            )
     return list(found.values())
 
 
@@ -124,12 +134,15 @@ def _over_seeds(row: Row, metrics: list[str], logs: Callable) -> dict:
         # Of all seeds or of none, lest rows be means of other runs.
         if runs and all(metric in run for run in runs.values()):
             cells[metric] = Statistic.of(
-                [run[metric] for run in runs.values()])._asdict()
-    return dict(title=row.title,
-                config=row.name,
-                seeds=list(runs),
-                seeds_asked=list(row.seeds),
-                metrics=cells)
+                [run[metric] for run in runs.values()]
+            )._asdict()
+    return dict(
+        title=row.title,
+        config=row.name,
+        seeds=list(runs),
+        seeds_asked=list(row.seeds),
+        metrics=cells,
+    )
 
 
 def to_markdown(summary: dict) -> list[str]:
@@ -152,29 +165,46 @@ def to_markdown(summary: dict) -> list[str]:
         asked = len(row['seeds_asked'])
         ran = len(row['seeds'])
         seeds = str(ran) if ran == asked else f'{ran} of {asked}'
-        values.append([
-            title, *cells, seeds,
-            *(_COSTS[c][1](row[c]) if c in row else DASH for c in costs)
-        ])
+        values.append(
+            [
+                title,
+                *cells,
+                seeds,
+                *(_COSTS[c][1](row[c]) if c in row else DASH for c in costs),
+            ]
+        )
         if any('gain' in cell for cell in row['metrics'].values()):
-            gains.append([
-                title, *(_gain(row['metrics'].get(m, {}), summary['decimals'])
-                         for m in metrics)
-            ])
+            gains.append(
+                [
+                    title,
+                    *(
+                        _gain(row['metrics'].get(m, {}), summary['decimals'])
+                        for m in metrics
+                    ),
+                ]
+            )
     lines = markdown_table(
-        ['', *heads, 'seeds', *(_COSTS[c][0] for c in costs)], values)
+        ['', *heads, 'seeds', *(_COSTS[c][0] for c in costs)], values
+    )
     if gains:
         lines += [
-            '', 'Difference to the student alone, and in brackets the share '
-            'of the way from it to the teacher:', '',
-            *markdown_table(['', *heads], gains)
+            '',
+            'Difference to the student alone, and in brackets the share '
+            'of the way from it to the teacher:',
+            '',
+            *markdown_table(['', *heads], gains),
         ]
     if costs:
         height, width = summary['input_size']
         lines += [
-            '', f'FLOPs (multiply-adds) at {height}x{width}' +
-            (f'; latency of a forward pass of one image of that size, median, '
-             f'on {summary["machine"]}.' if summary['machine'] else '.')
+            '',
+            f'FLOPs (multiply-adds) at {height}x{width}'
+            + (
+                f'; latency of a forward pass of one image of that size, '
+                f'median, on {summary["machine"]}.'
+                if summary['machine']
+                else '.'
+            ),
         ]
     return lines
 
@@ -191,18 +221,33 @@ def to_csv(summary: dict) -> str:
     parts = ('mean', 'std', 'gain', 'gap_closed')
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
-    writer.writerow([
-        'pair', 'row', 'config', 'seeds', 'seeds_asked',
-        *(f'{m} {part}' for m in summary['metrics'] for part in parts), *_COSTS
-    ])
+    writer.writerow(
+        [
+            'pair',
+            'row',
+            'config',
+            'seeds',
+            'seeds_asked',
+            *(f'{m} {part}' for m in summary['metrics'] for part in parts),
+            *_COSTS,
+        ]
+    )
     for row in summary['rows']:
-        writer.writerow([
-            row['pair'], row['title'], row['config'],
-            len(row['seeds']),
-            len(row['seeds_asked']),
-            *(row['metrics'].get(m, {}).get(part) for m in summary['metrics']
-              for part in parts), *(row.get(cost) for cost in _COSTS)
-        ])
+        writer.writerow(
+            [
+                row['pair'],
+                row['title'],
+                row['config'],
+                len(row['seeds']),
+                len(row['seeds_asked']),
+                *(
+                    row['metrics'].get(m, {}).get(part)
+                    for m in summary['metrics']
+                    for part in parts
+                ),
+                *(row.get(cost) for cost in _COSTS),
+            ]
+        )
     return out.getvalue()
 
 

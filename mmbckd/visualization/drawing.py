@@ -1,4 +1,5 @@
 """Errors of a segmentation, drawn over its image."""
+
 from __future__ import annotations
 
 import math
@@ -21,14 +22,16 @@ ERROR_COLORS: dict[str, tuple[int, int, int]] = {
 _FILL_OPACITY = 0.4
 
 
-def draw_errors(image: ndarray,
-                prediction: ndarray,
-                truth: ndarray,
-                num_classes: int,
-                *,
-                tolerance: float = 2.0,
-                min_area: int = 0,
-                ignore_index: int = 255) -> ndarray:
+def draw_errors(
+    image: ndarray,
+    prediction: ndarray,
+    truth: ndarray,
+    num_classes: int,
+    *,
+    tolerance: float = 2.0,
+    min_area: int = 0,
+    ignore_index: int = 255,
+) -> ndarray:
     """Draw the errors at boundaries and of connectivity over an image.
 
     The image is shown in dark grey, so that all colour is error: lines are
@@ -67,29 +70,35 @@ def draw_errors(image: ndarray,
     """
     if not (isinstance(image, ndarray) and image.dtype == np.uint8):
         got = getattr(image, 'dtype', type(image).__name__)
-        raise TypeError(f'image must be a NumPy array of uint8, but got {got};'
-                        ' pass RGB values from 0 to 255')
+        raise TypeError(
+            f'image must be a NumPy array of uint8, but got {got};'
+            ' pass RGB values from 0 to 255'
+        )
     if image.shape != (*np.shape(truth), 3):
         raise ValueError(
             f'image must have shape {(*np.shape(truth), 3)}, that of the '
-            f'truth, in RGB, but got {image.shape}; resize it to the truth')
+            f'truth, in RGB, but got {image.shape}; resize it to the truth'
+        )
     missed, spurious = boundary_errors(
         prediction,
         truth,
         num_classes,
         tolerance=tolerance,
-        ignore_index=ignore_index)
+        ignore_index=ignore_index,
+    )
     broken = broken_regions(
         prediction,
         truth,
         num_classes,
         min_area=min_area,
-        ignore_index=ignore_index)
+        ignore_index=ignore_index,
+    )
 
     drawing = dim(image)
     fill = np.array(ERROR_COLORS['broken region'])
-    drawing[broken] = ((1 - _FILL_OPACITY) * drawing[broken] +
-                       _FILL_OPACITY * fill).round()
+    drawing[broken] = (
+        (1 - _FILL_OPACITY) * drawing[broken] + _FILL_OPACITY * fill
+    ).round()
     drawing[thicken(spurious)] = ERROR_COLORS['spurious boundary']
     drawing[thicken(missed)] = ERROR_COLORS['missed boundary']
     # What one line's thickness has covered of the other.
@@ -129,6 +138,7 @@ def thicken(lines: ndarray) -> ndarray:
         - output: (H, W)
     """
     reach = round(math.hypot(*lines.shape) / 600)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE,
-                                       (2 * reach + 1, 2 * reach + 1))
+    kernel = cv2.getStructuringElement(
+        cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)
+    )
     return cv2.dilate(lines.view(np.uint8), kernel).view(bool)

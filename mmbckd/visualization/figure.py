@@ -1,4 +1,5 @@
 """One figure of what student and teacher make of an image."""
+
 from __future__ import annotations
 
 import math
@@ -46,6 +47,7 @@ class Semantics:
         min_area (int): See :func:`draw_errors`. Defaults to 0.
         ignore_index (int): Label of ignored pixels. Defaults to 255.
     """
+
     truth: ndarray | None
     prediction: ndarray
     classes: Sequence[str]
@@ -65,6 +67,7 @@ class Boundary:
             :func:`mmbckd.functional.affinity_edges`.
         source (str): What the affinities are taken from.
     """
+
     student: ndarray
     teacher: ndarray
     source: str
@@ -81,18 +84,21 @@ class Relations:
         points (Sequence[tuple[float, float]]): Where the pixels are, (y, x)
             as shares of the image's height and width.
     """
+
     student: ndarray
     teacher: ndarray
     points: Sequence[tuple[float, float]]
 
 
-def draw_distillation(image: ndarray,
-                      title: str,
-                      *,
-                      semantics: Semantics | None = None,
-                      boundary: Boundary | None = None,
-                      relations: Relations | None = None,
-                      coverage: tuple[float, float] = (1.0, 1.0)) -> ndarray:
+def draw_distillation(
+    image: ndarray,
+    title: str,
+    *,
+    semantics: Semantics | None = None,
+    boundary: Boundary | None = None,
+    relations: Relations | None = None,
+    coverage: tuple[float, float] = (1.0, 1.0),
+) -> ndarray:
     """Draw an image and what there is of the rest, each in a titled panel.
 
     Args:
@@ -131,13 +137,17 @@ def draw_distillation(image: ndarray,
         student.append(
             _Panel(
                 'student: boundary map B\n(1: sure of a boundary)',
-                heat=boundary.student))
+                heat=boundary.student,
+            )
+        )
         who = 'truth' if boundary.source == 'label' else 'teacher'
         teacher.append(
             _Panel(
                 f'{who}: edges of its {boundary.source} affinity\n'
                 '(1: unlike a neighbour)',
-                heat=boundary.teacher))
+                heat=boundary.teacher,
+            )
+        )
     if relations is not None:
         for pair in _relation_panels(image, relations):
             student.append(pair[0])
@@ -149,6 +159,7 @@ def draw_distillation(image: ndarray,
 @dataclass
 class _Panel:
     """A titled picture, or a heat map, or the one over the other."""
+
     title: str
     picture: ndarray | None = None
     heat: ndarray | None = None
@@ -173,12 +184,16 @@ def _semantic_panels(image: ndarray, semantics: Semantics) -> list[_Panel]:
         len(semantics.classes),
         tolerance=semantics.tolerance,
         min_area=semantics.min_area,
-        ignore_index=semantics.ignore_index)
+        ignore_index=semantics.ignore_index,
+    )
     return [
-        _Panel('truth', truth), prediction,
+        _Panel('truth', truth),
+        prediction,
         _Panel(
             'errors of the prediction\n(boundaries off by more than '
-            f'{semantics.tolerance:g} px)', errors)
+            f'{semantics.tolerance:g} px)',
+            errors,
+        ),
     ]
 
 
@@ -189,31 +204,37 @@ def _stripes(size: tuple[int, int]) -> ndarray:
     return np.uint8(255 * stripes)[..., None]
 
 
-def _relation_panels(image: ndarray,
-                     relations: Relations) -> list[list[_Panel]]:
+def _relation_panels(
+    image: ndarray, relations: Relations
+) -> list[list[_Panel]]:
     """For each pixel, the panel of the student and that of the teacher."""
     background = dim(image)
     pairs = []
     for number, (point, *rows) in enumerate(
-            zip(relations.points, relations.student, relations.teacher), 1):
+        zip(relations.points, relations.student, relations.teacher), 1
+    ):
         # 1 is the mean. The pixel's relation to itself outshines all others.
         rows = [row * row.size for row in rows]
         heat_max = np.percentile(rows, 99.5)
-        pairs.append([
-            _Panel(
-                f'{who}: relation of pixel {number} to all pixels\n'
-                '(as a multiple of their average)',
-                background,
-                row,
-                heat_max,
-                marks={number: point})
-            for who, row in zip(('student', 'teacher'), rows)
-        ])
+        pairs.append(
+            [
+                _Panel(
+                    f'{who}: relation of pixel {number} to all pixels\n'
+                    '(as a multiple of their average)',
+                    background,
+                    row,
+                    heat_max,
+                    marks={number: point},
+                )
+                for who, row in zip(('student', 'teacher'), rows)
+            ]
+        )
     return pairs
 
 
-def _arrange(first: list[_Panel], student: list[_Panel],
-             teacher: list[_Panel]) -> list[list[_Panel | None]]:
+def _arrange(
+    first: list[_Panel], student: list[_Panel], teacher: list[_Panel]
+) -> list[list[_Panel | None]]:
     """The student's panels above the teacher's, no row of one panel."""
     rows = [row for row in (student, teacher) if row]
     if len(student) == 1:
@@ -227,13 +248,17 @@ def _class_patches(semantics: Semantics) -> list[Patch]:
     """Legend of the classes that truth or prediction hold."""
     maps = semantics.truth, semantics.prediction
     present = np.unique([labels for labels in maps if labels is not None])
-    patches = _patches({
-        semantics.classes[i]: semantics.palette[i]
-        for i in present if i != semantics.ignore_index
-    })
+    patches = _patches(
+        {
+            semantics.classes[i]: semantics.palette[i]
+            for i in present
+            if i != semantics.ignore_index
+        }
+    )
     if semantics.ignore_index in present:
         patches.append(
-            Patch(facecolor='w', edgecolor='k', hatch='////', label='ignored'))
+            Patch(facecolor='w', edgecolor='k', hatch='////', label='ignored')
+        )
     return patches
 
 
@@ -256,32 +281,42 @@ class _Sheet:
             first of them, or neither.
     """
 
-    def __init__(self, rows: list[list[_Panel | None]],
-                 coverage: tuple[float, float],
-                 legends: list[list[Patch]]) -> None:
+    def __init__(
+        self,
+        rows: list[list[_Panel | None]],
+        coverage: tuple[float, float],
+        legends: list[list[Patch]],
+    ) -> None:
         self.rows = rows
         height, width = self.size = rows[0][0].picture.shape[:2]
         self.map_size = height * coverage[0], width * coverage[1]
         self.panel_height, self.panel_width = (
-            round(n * _PANEL / max(self.size)) for n in self.size)
+            round(n * _PANEL / max(self.size)) for n in self.size
+        )
         self.cell_width = max(self.panel_width + _BAR, _TITLE)
         self.cell_height = 2 * _LINE + self.panel_height + 2 * _MARGIN
 
         last = (len(rows[0]) - 1) * self.cell_width
         self.legends = []
         self.legend_height = 0
-        for patches, left, room in zip(legends, (0, last),
-                                       (last, self.cell_width)):
+        for patches, left, room in zip(
+            legends, (0, last), (last, self.cell_width)
+        ):
             longest = max(len(patch.get_label()) for patch in patches)
             columns = max(1, int(room / (longest * _CHARACTER + _KEY)))
             lines = math.ceil(len(patches) / columns)
             self.legends.append((patches, _MARGIN + left, columns))
-            self.legend_height = max(self.legend_height,
-                                     lines * _LINE + 2 * _MARGIN)
+            self.legend_height = max(
+                self.legend_height, lines * _LINE + 2 * _MARGIN
+            )
 
         self.width = max(map(len, rows)) * self.cell_width + _MARGIN
-        self.height = (2 * _LINE + len(rows) * self.cell_height +
-                       self.legend_height + _MARGIN)
+        self.height = (
+            2 * _LINE
+            + len(rows) * self.cell_height
+            + self.legend_height
+            + _MARGIN
+        )
         self.figure = Figure((self.width / _DPI, self.height / _DPI), dpi=_DPI)
         self.canvas = FigureCanvasAgg(self.figure)
 
@@ -289,7 +324,8 @@ class _Sheet:
         """Draw everything; return RGB, uint8."""
         y = _MARGIN
         self.figure.text(
-            *self._share(_MARGIN, y), title, va='top', weight='bold')
+            *self._share(_MARGIN, y), title, va='top', weight='bold'
+        )
         y += 2 * _LINE
         for row in self.rows:
             y += self.cell_height
@@ -297,7 +333,8 @@ class _Sheet:
             for column, panel in enumerate(row):
                 if panel is not None:
                     self._draw_panel(
-                        _MARGIN + column * self.cell_width, bottom, panel)
+                        _MARGIN + column * self.cell_width, bottom, panel
+                    )
             if row is self.rows[0]:
                 self._draw_legends(bottom + _MARGIN)
                 y += self.legend_height
@@ -318,16 +355,22 @@ class _Sheet:
                 borderaxespad=0,
                 borderpad=0,
                 frameon=False,
-                fontsize=_FONT_SIZE)
+                fontsize=_FONT_SIZE,
+            )
 
     def _draw_panel(self, left: int, bottom: int, panel: _Panel) -> None:
         axes = self.figure.add_axes(
-            (*self._share(left, bottom), self.panel_width / self.width,
-             self.panel_height / self.height))
+            (
+                *self._share(left, bottom),
+                self.panel_width / self.width,
+                self.panel_height / self.height,
+            )
+        )
         height, width = self.size
         if panel.picture is not None:
             axes.imshow(
-                panel.picture, extent=(0, width, height, 0), aspect='auto')
+                panel.picture, extent=(0, width, height, 0), aspect='auto'
+            )
         if panel.heat is not None:
             self._draw_heat(axes, panel)
         for number, (y, x) in panel.marks.items():
@@ -343,7 +386,9 @@ class _Sheet:
                 bbox=dict(
                     boxstyle='circle,pad=0.2',
                     facecolor='black',
-                    edgecolor='white'))
+                    edgecolor='white',
+                ),
+            )
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         axes.set_title(panel.title, loc='left', fontsize=_FONT_SIZE)
 
@@ -360,11 +405,13 @@ class _Sheet:
             cmap=_HEAT,
             vmin=0,
             vmax=panel.heat_max,
-            alpha=opacity)
+            alpha=opacity,
+        )
         bar = self.figure.colorbar(
             ScalarMappable(heat.norm, heat.cmap),
             cax=axes.inset_axes((1.02, 0, 0.04, 1)),
             extend='max' if panel.heat.max() > panel.heat_max else 'neither',
             ticks=MaxNLocator(4, steps=(1, 2, 5, 10)),
-            format='%g')
+            format='%g',
+        )
         bar.ax.tick_params(labelsize=_FONT_SIZE - 1)

@@ -1,4 +1,5 @@
 """A toy data set and config for real runs of MMRazor."""
+
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ def toy_data(tmp_path_factory) -> str:
         (root / folder).mkdir()
     for i in range(4):
         label = np.zeros((64, 64), np.uint8)
-        label[:, 16 * i:] = 1
+        label[:, 16 * i :] = 1
         image = rng.integers(0, 128, (64, 64, 3), np.uint8)
         image[label == 1] += 100
         Image.fromarray(image).save(root / 'img' / f'{i}.jpg')

@@ -3,6 +3,7 @@
 The environment must have mmbckd installed: what puts the compat layer in place
 is its start-up hook.
 """
+
 import os
 import subprocess
 import sys
@@ -19,13 +20,26 @@ CONFIG = str(Path(__file__).with_name('toy_distill.py'))
 def mim(work_dir: Path, data: str, *arguments: str) -> str:
     """Run mim on CPU; its output, which has the log of the run in it."""
     done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-m', 'mim', *arguments,
-         '--work-dir', str(work_dir)],
-        env=dict(os.environ, TOY_DATA=data, CUDA_VISIBLE_DEVICES='',
-                 OMP_NUM_THREADS='1'),
+        [
+            sys.executable,
+            '-W',
+            'ignore',
+            '-m',
+            'mim',
+            *arguments,
+            '--work-dir',
+            str(work_dir),
+        ],
+        env=dict(
+            os.environ,
+            TOY_DATA=data,
+            CUDA_VISIBLE_DEVICES='',
+            OMP_NUM_THREADS='1',
+        ),
         cwd=work_dir,
         capture_output=True,
-        text=True)
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -44,9 +58,20 @@ def train_log(work_dir, toy_data) -> str:
 @pytest.fixture(scope='module')
 def resume_log(work_dir, toy_data, train_log) -> str:
     """Two more in two processes, through mmbckd's own tools."""
-    return mim(work_dir, toy_data, 'train', 'mmbckd', CONFIG, '--launcher',
-               'pytorch', '--gpus', '2', '--resume', '--cfg-options',
-               'train_cfg.max_iters=6')
+    return mim(
+        work_dir,
+        toy_data,
+        'train',
+        'mmbckd',
+        CONFIG,
+        '--launcher',
+        'pytorch',
+        '--gpus',
+        '2',
+        '--resume',
+        '--cfg-options',
+        'train_cfg.max_iters=6',
+    )
 
 
 def test_mim_trains_with_mmrazors_own_distillation(train_log, work_dir):
@@ -56,7 +81,7 @@ def test_mim_trains_with_mmrazors_own_distillation(train_log, work_dir):
 
 def test_log_says_once_what_was_mended(train_log, work_dir):
     assert train_log.count('mmbckd mended mmrazor for this run') == 1
-    file, = work_dir.glob('*/*.log')
+    (file,) = work_dir.glob('*/*.log')
     assert file.read_text().count('mmbckd mended mmrazor') == 1
 
 
@@ -66,7 +91,8 @@ def test_two_processes_train_validate_and_save(resume_log, work_dir):
     assert '[2/2]    aAcc' in resume_log  # each rank had two of four images
     assert resume_log.count('mmbckd mended mmrazor for this run') == 1
     assert '--local-rank is handed to' in resume_log.replace(
-        "launcher's --local-rank", '--local-rank')
+        "launcher's --local-rank", '--local-rank'
+    )
 
 
 def test_resumed_run_goes_on_where_it_stopped(resume_log, work_dir):
@@ -79,7 +105,14 @@ def test_resumed_run_goes_on_where_it_stopped(resume_log, work_dir):
 
 
 def test_mim_tests_a_checkpoint(resume_log, work_dir, toy_data):
-    log = mim(work_dir, toy_data, 'test', 'mmrazor', CONFIG, '--checkpoint',
-              str(work_dir / 'iter_6.pth'))
+    log = mim(
+        work_dir,
+        toy_data,
+        'test',
+        'mmrazor',
+        CONFIG,
+        '--checkpoint',
+        str(work_dir / 'iter_6.pth'),
+    )
     assert 'Load checkpoint from' in log
     assert 'Epoch(test) [4/4]    aAcc' in log

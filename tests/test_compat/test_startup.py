@@ -1,4 +1,5 @@
 """The start-up hook: inert, cheap, harmless when broken, and switchable."""
+
 import os
 import re
 import subprocess
@@ -13,11 +14,13 @@ HEAVY = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmrazor')
 
 def python(*arguments: str, **environment: str):
     """A fresh Python, away from the source tree."""
-    return subprocess.run([sys.executable, *arguments],
-                          env=dict(os.environ, **environment),
-                          cwd='/',
-                          capture_output=True,
-                          text=True)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=dict(os.environ, **environment),
+        cwd='/',
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_hook_is_in_place_and_imports_nothing():
@@ -28,18 +31,26 @@ def test_hook_is_in_place_and_imports_nothing():
 
 
 def test_looking_for_mmrazor_imports_nothing():
-    done = python('-c', 'import sys, importlib.util as u; '
-                  'assert u.find_spec("mmrazor").origin; print(*sys.modules)')
+    done = python(
+        '-c',
+        'import sys, importlib.util as u; '
+        'assert u.find_spec("mmrazor").origin; print(*sys.modules)',
+    )
     assert not set(HEAVY) & set(done.stdout.split()), done.stderr
 
 
 def test_hook_loads_nothing_but_itself_and_what_any_start_loads():
-    code = (f'import sys; sys.path.append({str(ROOT)!r}); '
-            'before = {*sys.modules}; import mmbckd_compat; '
-            'mmbckd_compat.install(); print(*{*sys.modules} - before)')
+    code = (
+        f'import sys; sys.path.append({str(ROOT)!r}); '
+        'before = {*sys.modules}; import mmbckd_compat; '
+        'mmbckd_compat.install(); print(*{*sys.modules} - before)'
+    )
     loaded = set(python('-S', '-c', code).stdout.split())
-    needed = python('-S', '-c', 'import sys, os, importlib, __future__; '
-                    'print(*sys.modules)')
+    needed = python(
+        '-S',
+        '-c',
+        'import sys, os, importlib, __future__; print(*sys.modules)',
+    )
     assert loaded - set(needed.stdout.split()) == {'mmbckd_compat'}
 
 
@@ -64,8 +75,11 @@ print(asked.count('json'), asked.count('xml.dom'), looked_for)
 
 
 def test_hook_is_off_with_the_switch():
-    done = python('-c', 'import sys; print([type(f).__module__ '
-                  'for f in sys.meta_path])', MMBCKD_NO_COMPAT='1')
+    done = python(
+        '-c',
+        'import sys; print([type(f).__module__ for f in sys.meta_path])',
+        MMBCKD_NO_COMPAT='1',
+    )
     assert done.returncode == 0 and 'mmbckd_compat' not in done.stdout
 
 
@@ -75,8 +89,10 @@ def test_broken_hook_never_breaks_python(module, tmp_path):
     (tmp_path / 'zz.pth').write_text(pth.replace('mmbckd_compat', 'broken'))
     if module is not None:
         (tmp_path / 'broken.py').write_text(module)
-    done = python('-c', f'import site; site.addsitedir({str(tmp_path)!r}); '
-                  'print("alive")')
+    done = python(
+        '-c',
+        f'import site; site.addsitedir({str(tmp_path)!r}); print("alive")',
+    )
     assert done.returncode == 0 and 'alive' in done.stdout
     assert 'Error processing line 1' in done.stderr
 
@@ -88,14 +104,21 @@ def test_without_the_layer_one_sentence_says_what_to_do():
     assert done.stderr.splitlines()[-1] == (
         'ImportError: mmrazor cannot be imported on PyTorch 2 without '
         "mmbckd's compat layer, but the environment variable MMBCKD_NO_COMPAT "
-        'is 1: unset it.')
+        'is 1: unset it.'
+    )
 
 
 def test_report_shows_versions_mends_and_registered_names():
     done = python('-W', 'ignore', '-m', 'mmbckd')
     assert done.returncode == 0, done.stderr
-    for word in ('torch', 'mmrazor', 'HistoryBuffer', 'mmrazor.MODELS',
-                 'BCKDDistiller', 'BoundaryAffinityLoss'):
+    for word in (
+        'torch',
+        'mmrazor',
+        'HistoryBuffer',
+        'mmrazor.MODELS',
+        'BCKDDistiller',
+        'BoundaryAffinityLoss',
+    ):
         assert word in done.stdout
 
 
@@ -107,10 +130,15 @@ def test_report_comes_even_where_mmbckd_does_not_work():
 
 
 def test_wrong_version_is_named_with_the_command_to_install():
-    code = ('import importlib.metadata as m; real = m.version; '
-            'm.version = lambda n: "3.2.0" if n == "mmdet" else real(n); '
-            'import mmbckd')
+    code = (
+        'import importlib.metadata as m; real = m.version; '
+        'm.version = lambda n: "3.2.0" if n == "mmdet" else real(n); '
+        'import mmbckd'
+    )
     done = python('-W', 'ignore', '-c', code)
     assert done.returncode == 1
-    assert re.search(r'ImportError: .*found 3\.2\.0 for mmdet==3\.3\.0.*'
-                     r'pip install "mmdet==3\.3\.0"', done.stderr)
+    assert re.search(
+        r'ImportError: .*found 3\.2\.0 for mmdet==3\.3\.0.*'
+        r'pip install "mmdet==3\.3\.0"',
+        done.stderr,
+    )

@@ -15,7 +15,7 @@ CLASSES = CamVidInstanceDataset.METAINFO['classes']
 PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'ori_shape', 'instances'))
+    dict(type='PackDetInputs', meta_keys=('img_id', 'ori_shape', 'instances')),
 ]
 
 
@@ -24,7 +24,7 @@ def blobs(seed):
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, len(EVERY), (6, 8), np.uint8).repeat(16, 0)
     classes = classes.repeat(16, 1)
-    dots = rng.random(classes.shape) < .01
+    dots = rng.random(classes.shape) < 0.01
     classes[dots] = rng.choice([8, 255], dots.sum())
     return classes
 
@@ -35,7 +35,8 @@ def root(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
     for i in range(3):
         Image.fromarray(np.zeros((96, 128, 3), np.uint8)).save(
-            tmp_path / f'images/val/{i}.jpg')
+            tmp_path / f'images/val/{i}.jpg'
+        )
         Image.fromarray(blobs(i)).save(tmp_path / f'annotations/val/{i}.png')
     return tmp_path
 
@@ -47,9 +48,12 @@ def build(root, **kwargs):
             type='CamVidInstanceDataset',
             data_root=str(root),
             data_prefix=dict(
-                img_path='images/val', seg_map_path='annotations/val'),
+                img_path='images/val', seg_map_path='annotations/val'
+            ),
             pipeline=PIPELINE,
-            **dict(dict(test_mode=True), **kwargs)))
+            **dict(dict(test_mode=True), **kwargs),
+        )
+    )
 
 
 @pytest.mark.parametrize('classes', [CLASSES, ('bicyclist', 'sky')])
@@ -62,7 +66,8 @@ def test_instances_are_the_connected_regions_of_their_classes(root, classes):
             (k, *region.bbox): region
             for k, name in enumerate(classes)
             for region in regionprops(
-                label(blobs(i) == EVERY.index(name), connectivity=2))
+                label(blobs(i) == EVERY.index(name), connectivity=2)
+            )
         }
         found = {}
         for instance in instances:
@@ -72,29 +77,38 @@ def test_instances_are_the_connected_regions_of_their_classes(root, classes):
         for key, region in expected.items():
             mask = mask_utils.decode(found[key]['mask'])
             assert mask.shape == (96, 128)
-            assert (np.argwhere(mask) == np.array(
-                sorted(region.coords.tolist()))).all()
+            assert (
+                np.argwhere(mask) == np.array(sorted(region.coords.tolist()))
+            ).all()
             assert found[key]['ignore_flag'] == (region.area < 144)
 
 
 def test_small_regions_are_ignored_as_asked(root):
     ignored = [
-        sum(instance['ignore_flag']
+        sum(
+            instance['ignore_flag']
             for i in range(3)
-            for instance in build(root, min_area=area).get_data_info(
-                i)['instances']) for area in (0, 144, 10**6)
+            for instance in build(root, min_area=area).get_data_info(i)[
+                'instances'
+            ]
+        )
+        for area in (0, 144, 10**6)
     ]
     assert 0 == ignored[0] < ignored[1] < ignored[2]
 
 
 def test_images_without_instances_are_left_out_of_training_if_asked(root):
     Image.fromarray(np.zeros((96, 128), np.uint8)).save(
-        root / 'annotations/val/1.png')
+        root / 'annotations/val/1.png'
+    )
     wanted = dict(filter_empty_gt=True)
     assert [
         len(build(root, **kwargs))
-        for kwargs in (dict(test_mode=False), dict(filter_cfg=wanted),
-                       dict(filter_cfg=wanted, test_mode=False))
+        for kwargs in (
+            dict(test_mode=False),
+            dict(filter_cfg=wanted),
+            dict(filter_cfg=wanted, test_mode=False),
+        )
     ] == [3, 3, 2]
     with pytest.raises(ValueError, match='min_size'):
         build(root, filter_cfg=dict(min_size=32))
@@ -111,7 +125,8 @@ def test_what_is_found_as_labelled_scores_1(root):
             bboxes=truth.bboxes.tensor,
             labels=truth.labels,
             scores=torch.ones(len(truth.labels)),
-            masks=truth.masks.to_tensor(torch.bool, 'cpu'))
+            masks=truth.masks.to_tensor(torch.bool, 'cpu'),
+        )
         metric.process({}, [dict(sample.to_dict(), pred_instances=found)])
     scores = metric.evaluate(len(dataset))
     assert len(dataset) == 3

@@ -3,8 +3,11 @@ import pytest
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
-from mmbckd.datasets.street_scenes_generator import (CLASSES, PALETTE,
-                                                     write_dataset)
+from mmbckd.datasets.street_scenes_generator import (
+    CLASSES,
+    PALETTE,
+    write_dataset,
+)
 
 
 def build(kind, root, **kwargs):
@@ -14,12 +17,15 @@ def build(kind, root, **kwargs):
             type=kind,
             data_root=str(root),
             data_prefix=dict(
-                img_path='images/val', seg_map_path='annotations/val'),
+                img_path='images/val', seg_map_path='annotations/val'
+            ),
             pipeline=[
                 dict(type='LoadImageFromFile'),
-                dict(type='LoadAnnotations')
+                dict(type='LoadAnnotations'),
             ],
-            **kwargs))
+            **kwargs,
+        )
+    )
 
 
 def test_street_scenes_load_with_their_labels(tmp_path):
@@ -34,16 +40,23 @@ def test_street_scenes_load_with_their_labels(tmp_path):
     assert len(labels) > 3 and labels.max() < len(CLASSES)
 
 
-@pytest.mark.parametrize('make, words', [
-    (False, 'does not exist'),
-    (True, 'holds none'),
-])
-@pytest.mark.parametrize('kind, hint', [
-    ('CamVidDataset', 'MMBCKD_CAMVID'),
-    ('StreetScenesDataset', 'street_scenes.py'),
-])
-def test_missing_and_empty_folders_say_what_to_do(tmp_path, kind, hint, make,
-                                                  words):
+@pytest.mark.parametrize(
+    'make, words',
+    [
+        (False, 'does not exist'),
+        (True, 'holds none'),
+    ],
+)
+@pytest.mark.parametrize(
+    'kind, hint',
+    [
+        ('CamVidDataset', 'MMBCKD_CAMVID'),
+        ('StreetScenesDataset', 'street_scenes.py'),
+    ],
+)
+def test_missing_and_empty_folders_say_what_to_do(
+    tmp_path, kind, hint, make, words
+):
     if make:
         (tmp_path / 'images' / 'val').mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=words) as error:
@@ -53,5 +66,6 @@ def test_missing_and_empty_folders_say_what_to_do(tmp_path, kind, hint, make,
 
 def test_camvid_has_the_eleven_classes_of_the_segnet_split(tmp_path):
     from mmbckd.datasets import CamVidDataset
+
     meta = CamVidDataset.METAINFO
     assert len(meta['classes']) == len(meta['palette']) == 11

@@ -11,20 +11,32 @@ from pycocotools.coco import COCO
 from scipy.ndimage import distance_transform_edt
 
 from mmbckd.datasets.street_scenes_generator import (
-    CLASSES, MIN_INSTANCE_AREA, PALETTE, SPLITS, THING_CLASSES, generate_scene,
-    scene_rng, write_dataset)
+    CLASSES,
+    MIN_INSTANCE_AREA,
+    PALETTE,
+    SPLITS,
+    THING_CLASSES,
+    generate_scene,
+    scene_rng,
+    write_dataset,
+)
 
 SIZE = (64, 128)
 TOOL = (
-    Path(__file__).parents[2] / 'tools' / 'dataset_converters' /
-    'street_scenes.py')
+    Path(__file__).parents[2]
+    / 'tools'
+    / 'dataset_converters'
+    / 'street_scenes.py'
+)
 
 
 def digests(root):
     return {
-        str(path.relative_to(root)):
-        hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob('*')) if path.is_file()
+        str(path.relative_to(root)): hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
+        for path in sorted(root.rglob('*'))
+        if path.is_file()
     }
 
 
@@ -36,8 +48,7 @@ def test_every_class_has_its_own_colour():
 @pytest.fixture(scope='module')
 def scenes():
     return [
-        generate_scene(scene_rng(0, 'train', i, (128, 256)))
-        for i in range(20)
+        generate_scene(scene_rng(0, 'train', i, (128, 256))) for i in range(20)
     ]
 
 
@@ -64,7 +75,7 @@ def test_other_seed_or_split_is_another_scene():
         for seed, split in ((0, 'train'), (1, 'train'), (0, 'val'))
     ]
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert (images[a] != images[b]).mean() > .5
+        assert (images[a] != images[b]).mean() > 0.5
 
 
 def test_scene_does_not_depend_on_how_many_are_asked_for(written, tmp_path):
@@ -81,36 +92,43 @@ def test_written_scene_is_the_generated_one(written):
         image = cv2.imread(str(written / f'images/{split}/00001.png'))
         labels = cv2.imread(
             str(written / f'annotations/{split}/00001.png'),
-            cv2.IMREAD_UNCHANGED)
+            cv2.IMREAD_UNCHANGED,
+        )
         assert image.shape == (*SIZE, 3) and labels.shape == SIZE
         np.testing.assert_array_equal(image, scene['image'])
         np.testing.assert_array_equal(labels, scene['labels'])
 
 
 def test_every_class_is_common_and_no_label_out_of_range(scenes):
-    counts = np.array([
-        np.bincount(scene['labels'].ravel(), minlength=len(CLASSES))
-        for scene in scenes
-    ])
+    counts = np.array(
+        [
+            np.bincount(scene['labels'].ravel(), minlength=len(CLASSES))
+            for scene in scenes
+        ]
+    )
     assert counts.shape[1] == len(CLASSES)
-    assert ((counts > 0).mean(0) >= .8).all()
+    assert ((counts > 0).mean(0) >= 0.8).all()
     # No class may be a handful of pixels, none may be the whole picture.
     share = counts.sum(0) / counts.sum()
-    assert share.min() > .002 and share.max() < .5
+    assert share.min() > 0.002 and share.max() < 0.5
 
 
 def test_things_come_in_several_instances(scenes):
     for name in THING_CLASSES:
         numbers = [
-            sum(i['category_id'] == CLASSES.index(name)
-                for i in scene['instances']) for scene in scenes
+            sum(
+                i['category_id'] == CLASSES.index(name)
+                for i in scene['instances']
+            )
+            for scene in scenes
         ]
         assert np.mean(numbers) >= 2, name
 
 
-@pytest.mark.parametrize('name, share, deepest', [
-    ('pole', .8, 2.5), ('railing', .9, 2.5), ('marking', .65, 5)
-])
+@pytest.mark.parametrize(
+    'name, share, deepest',
+    [('pole', 0.8, 2.5), ('railing', 0.9, 2.5), ('marking', 0.65, 5)],
+)
 def test_thin_classes_are_thin(scenes, name, share, deepest):
     depths = []
     for scene in scenes:
@@ -120,7 +138,7 @@ def test_thin_classes_are_thin(scenes, name, share, deepest):
         depths.append(depth[mask])
     depths = np.concatenate(depths)
     assert (depths <= 1.5).mean() > share
-    assert np.quantile(depths, .99) <= deepest
+    assert np.quantile(depths, 0.99) <= deepest
 
 
 def test_railings_are_seen_through(scenes):
@@ -142,15 +160,17 @@ def test_light_differs_between_scenes(scenes):
 def test_coco_instances_agree_with_label_map(written):
     for split, count in (('train', 4), ('val', 2)):
         coco = COCO(str(written / f'annotations/instances_{split}.json'))
-        assert [c['name'] for c in coco.loadCats(coco.getCatIds())
-                ] == list(THING_CLASSES)
+        assert [c['name'] for c in coco.loadCats(coco.getCatIds())] == list(
+            THING_CLASSES
+        )
         assert len(coco.imgs) == count
         wired = CLASSES.index('pole')
         for image in coco.loadImgs(coco.getImgIds()):
             folder = written / 'annotations' / split
             assert (written / 'images' / split / image['file_name']).exists()
             labels = cv2.imread(
-                str(folder / image['file_name']), cv2.IMREAD_UNCHANGED)
+                str(folder / image['file_name']), cv2.IMREAD_UNCHANGED
+            )
             assert labels.shape == (image['height'], image['width'])
             covered = np.zeros(labels.shape, int)
             for ann in coco.loadAnns(coco.getAnnIds(image['id'])):
@@ -159,13 +179,15 @@ def test_coco_instances_agree_with_label_map(written):
                 assert mask.sum() == ann['area'] >= MIN_INSTANCE_AREA
                 assert ann['iscrowd'] == 0
                 assert ann['bbox'] == list(
-                    cv2.boundingRect(mask.astype(np.uint8)))
+                    cv2.boundingRect(mask.astype(np.uint8))
+                )
                 covered += mask
             assert covered.max() <= 1
             # Only slivers of a thing, and wires, belong to no instance.
             things = np.isin(
-                labels, [i for i in coco.getCatIds() if i != wired])
-            assert covered[things].mean() > .9
+                labels, [i for i in coco.getCatIds() if i != wired]
+            )
+            assert covered[things].mean() > 0.9
 
 
 def test_finished_set_is_left_alone(written):
@@ -216,10 +238,16 @@ def test_file_in_place_of_folder_is_refused(tmp_path):
         write_dataset(tmp_path / 'file', 4, 2, SIZE)
 
 
-@pytest.mark.parametrize('wrong', [
-    dict(size=(16, 128)), dict(size=(64, )), dict(num_train=0),
-    dict(num_val=-1), dict(seed=-1)
-])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        dict(size=(16, 128)),
+        dict(size=(64,)),
+        dict(num_train=0),
+        dict(num_val=-1),
+        dict(seed=-1),
+    ],
+)
 def test_wrong_arguments_say_what_was_expected(tmp_path, wrong):
     with pytest.raises(ValueError, match='Expected .* at least .* got'):
         write_dataset(tmp_path / 'set', **wrong)
@@ -244,8 +272,15 @@ def run_tool(monkeypatch, *args):
 
 
 def test_command_writes_once_then_skips(tmp_path, monkeypatch, capsys):
-    args = (tmp_path / 'set', '--num-train', 2, '--num-val', 1, '--size',
-            *SIZE)
+    args = (
+        tmp_path / 'set',
+        '--num-train',
+        2,
+        '--num-val',
+        1,
+        '--size',
+        *SIZE,
+    )
     run_tool(monkeypatch, *args)
     out = capsys.readouterr().out
     assert '3/3' in out and 'Wrote 2 + 1' in out

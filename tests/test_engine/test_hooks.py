@@ -17,6 +17,7 @@ from mmbckd.engine import export_student_checkpoint
 from tests.runs import CLASSES, config, names, write_images
 from tests.segmentors import batch
 
+
 @METRICS.register_module()
 class RisingScore(BaseMetric):
     """Each validation is better than those before."""
@@ -66,7 +67,8 @@ def test_each_checkpoint_that_is_kept_has_its_student(run):
 def test_plain_student_gives_the_outputs_of_the_distilled_one(run):
     root, runner = run
     plain = torch.load(
-        root / 'work_dir' / 'iter_4_student.pth', weights_only=True)
+        root / 'work_dir' / 'iter_4_student.pth', weights_only=True
+    )
     cfg = config(root, distil=False)
     student = MODELS.build(cfg.model)
     student.load_state_dict(plain['state_dict'], strict=True)
@@ -84,8 +86,9 @@ def test_plain_student_needs_neither_mmbckd_nor_mmrazor(run, tmp_path):
     torch.save(images, tmp_path / 'images.pth')
     runner.model.eval()
     torch.save(runner.model(images), tmp_path / 'expected.pth')
-    Config(dict(model=cfg.model,
-                default_scope='mmseg')).dump(tmp_path / 'student.py')
+    Config(dict(model=cfg.model, default_scope='mmseg')).dump(
+        tmp_path / 'student.py'
+    )
     script = f"""
 import sys
 for name in ('mmbckd', 'mmrazor'):
@@ -103,9 +106,8 @@ assert tuple(model.dataset_meta['classes']) == {CLASSES!r}
     subprocess.run(
         [sys.executable, '-c', script],
         check=True,
-        env={
-            **os.environ, 'MMBCKD_NO_COMPAT': '1'
-        })
+        env={**os.environ, 'MMBCKD_NO_COMPAT': '1'},
+    )
 
 
 def test_resumed_run_takes_its_old_students_along(tmp_path):
@@ -119,7 +121,8 @@ def test_resumed_run_takes_its_old_students_along(tmp_path):
     cfg.train_cfg.max_iters = 5
     Runner.from_cfg(cfg).train()
     assert names(work_dir, 'iter_*_student.pth') == [
-        'iter_4_student.pth', 'iter_5_student.pth'
+        'iter_4_student.pth',
+        'iter_5_student.pth',
     ]
 
 
@@ -138,15 +141,19 @@ def test_student_without_its_full_checkpoint_outlives_a_resumed_run(tmp_path):
     cfg.val_evaluator = dict(type='RisingScore')
     Runner.from_cfg(cfg).train()
     assert names(work_dir, 'iter_*_student.pth') == [
-        'iter_1_student.pth', 'iter_4_student.pth', 'iter_5_student.pth'
+        'iter_1_student.pth',
+        'iter_4_student.pth',
+        'iter_5_student.pth',
     ]
     assert names(work_dir, 'best_*_student.pth') == [
-        *best, 'best_mIoU_iter_5_student.pth'
+        *best,
+        'best_mIoU_iter_5_student.pth',
     ]
 
 
 def test_student_outlives_a_checkpoint_removed_by_hand_during_the_run(
-        tmp_path):
+    tmp_path,
+):
     write_images(tmp_path)
     runner = Runner.from_cfg(config(tmp_path))
     runner.register_hook(RemoveCheckpoint('iter_2.pth', at=3))
@@ -154,22 +161,27 @@ def test_student_outlives_a_checkpoint_removed_by_hand_during_the_run(
     work_dir = tmp_path / 'work_dir'
     assert names(work_dir, 'iter_?.pth') == ['iter_3.pth', 'iter_4.pth']
     assert names(work_dir, 'iter_*_student.pth') == [
-        'iter_2_student.pth', 'iter_3_student.pth', 'iter_4_student.pth'
+        'iter_2_student.pth',
+        'iter_3_student.pth',
+        'iter_4_student.pth',
     ]
 
 
 def test_student_of_the_best_checkpoint_goes_with_it(tmp_path):
     write_images(tmp_path)
-    Runner.from_cfg(config(tmp_path,
-                           val_evaluator=dict(type='RisingScore'))).train()
+    Runner.from_cfg(
+        config(tmp_path, val_evaluator=dict(type='RisingScore'))
+    ).train()
     assert names(tmp_path / 'work_dir', 'best_*') == [
-        'best_mIoU_iter_4.pth', 'best_mIoU_iter_4_student.pth'
+        'best_mIoU_iter_4.pth',
+        'best_mIoU_iter_4_student.pth',
     ]
 
 
 @pytest.mark.parametrize('hook', [True, False])
 def test_resumed_run_ends_on_the_numbers_of_an_uninterrupted_one(
-        tmp_path, hook):
+    tmp_path, hook
+):
     """Dropout included; without the hook its masks would differ."""
     write_images(tmp_path)
 
@@ -200,7 +212,8 @@ def test_run_that_is_no_distillation_writes_no_students(tmp_path):
 def test_export_of_an_old_checkpoint(run, tmp_path):
     root, runner = run
     out = export_student_checkpoint(
-        str(root / 'work_dir' / 'iter_4.pth'), str(tmp_path / 'out.pth'))
+        str(root / 'work_dir' / 'iter_4.pth'), str(tmp_path / 'out.pth')
+    )
     student = MODELS.build(config(root, distil=False).model)
     load_checkpoint(student, out, strict=True)
     for name, value in runner.model.student.state_dict().items():
@@ -212,14 +225,17 @@ def test_export_says_what_it_expected(run, tmp_path):
         export_student_checkpoint('nowhere.pth')
     with pytest.raises(ValueError, match='architecture'):
         export_student_checkpoint(
-            str(run[0] / 'work_dir' / 'iter_4_student.pth'))
+            str(run[0] / 'work_dir' / 'iter_4_student.pth')
+        )
 
 
 def test_student_file_is_smaller_than_the_student_weights_plus_a_little(run):
     """Neither teacher nor optimizer may be left in it."""
     root, runner = run
-    weights = sum(v.numel() * v.element_size()
-                  for v in runner.model.student.state_dict().values())
+    weights = sum(
+        v.numel() * v.element_size()
+        for v in runner.model.student.state_dict().values()
+    )
     size = (root / 'work_dir' / 'iter_4_student.pth').stat().st_size
     assert size < weights + 100_000
 

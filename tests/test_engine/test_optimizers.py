@@ -30,26 +30,34 @@ def hardware(monkeypatch, **answers):
     """Have PyTorch answer as on another machine."""
     monkeypatch.delenv('MMBCKD_NO_BF16', raising=False)
     onednn, capability, bf16 = (
-        answers[k] for k in ('onednn', 'capability', 'bf16'))
+        answers[k] for k in ('onednn', 'capability', 'bf16')
+    )
     monkeypatch.setattr(torch.backends.mkldnn, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported',
-                        lambda: onednn)
-    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability',
-                        lambda: capability)
     monkeypatch.setattr(
-        torch.cpu, '_is_avx512_bf16_supported', lambda: bf16, raising=False)
+        torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: onednn
+    )
+    monkeypatch.setattr(
+        torch.backends.cpu, 'get_cpu_capability', lambda: capability
+    )
+    monkeypatch.setattr(
+        torch.cpu, '_is_avx512_bf16_supported', lambda: bf16, raising=False
+    )
 
 
-@pytest.mark.parametrize('onednn, capability, bf16, expected', [
-    (True, 'AVX512', True, True),
-    (True, 'AVX512', False, False),
-    (False, 'AVX2', False, False),
-    (True, 'DEFAULT', False, True),
-], ids=['Zen 4', 'Skylake', 'Zen 3', 'ARM with BF16'])
+@pytest.mark.parametrize(
+    'onednn, capability, bf16, expected',
+    [
+        (True, 'AVX512', True, True),
+        (True, 'AVX512', False, False),
+        (False, 'AVX2', False, False),
+        (True, 'DEFAULT', False, True),
+    ],
+    ids=['Zen 4', 'Skylake', 'Zen 3', 'ARM with BF16'],
+)
 def test_only_hardware_that_computes_in_bfloat16_counts(
-        monkeypatch, onednn, capability, bf16, expected):
-    hardware(
-        monkeypatch, onednn=onednn, capability=capability, bf16=bf16)
+    monkeypatch, onednn, capability, bf16, expected
+):
+    hardware(monkeypatch, onednn=onednn, capability=capability, bf16=bf16)
     assert computes_bf16('cpu') == expected
 
 
@@ -71,16 +79,18 @@ def test_variable_forces_float32(monkeypatch, logged):
 
 def test_hardware_without_bfloat16_trains_in_float32(monkeypatch, logged):
     monkeypatch.delenv('MMBCKD_NO_BF16', raising=False)
-    monkeypatch.setattr(bf16_optim_wrapper, 'computes_bf16',
-                        lambda device: False)
+    monkeypatch.setattr(
+        bf16_optim_wrapper, 'computes_bf16', lambda device: False
+    )
     dtype, _ = step()
     assert dtype == torch.float32
     assert 'this cpu device has no bfloat16 arithmetic' in logged.text
 
 
 def test_hardware_with_bfloat16_autocasts(monkeypatch, logged):
-    monkeypatch.setattr(bf16_optim_wrapper, 'computes_bf16',
-                        lambda device: True)
+    monkeypatch.setattr(
+        bf16_optim_wrapper, 'computes_bf16', lambda device: True
+    )
     dtype, weight = step()
     assert dtype == torch.bfloat16
     assert weight.dtype == torch.float32

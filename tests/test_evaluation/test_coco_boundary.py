@@ -1,4 +1,5 @@
 """Boundary AP against masks made by hand and the bare definitions."""
+
 import functools
 import json
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from mmbckd.evaluation.metrics import CocoBoundaryMetric
-from mmbckd.functional.coco_boundary import (BoundaryCOCOeval, boundary_rle,
-                                             mask_boundary_iou)
+from mmbckd.functional.coco_boundary import (
+    BoundaryCOCOeval,
+    boundary_rle,
+    mask_boundary_iou,
+)
 
 CLASSES = ('cat', 'dog', 'never')
 NAMES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -97,16 +101,20 @@ def reference_ap(scenes, label, threshold, area_range):
         counted += reference_matches(truths, detections, threshold, area_range)
         positives += sum(
             not t.crowd and area_range[0] <= t.area <= area_range[1]
-            for t in truths)
+            for t in truths
+        )
     if not positives:
         return None
     counted.sort(key=lambda pair: -pair[0])
     right = np.cumsum([r for _, r in counted])
     recall = right / positives
     precision = right / np.arange(1, len(right) + 1)
-    return np.mean([
-        max(precision[recall >= r], default=0) for r in np.linspace(0, 1, 101)
-    ])
+    return np.mean(
+        [
+            max(precision[recall >= r], default=0)
+            for r in np.linspace(0, 1, 101)
+        ]
+    )
 
 
 def reference_scores(scenes, labels=(0, 1, 2)):
@@ -114,17 +122,19 @@ def reference_scores(scenes, labels=(0, 1, 2)):
     def mean(thresholds, area_range=(0, 1e10)):
         aps = [
             reference_ap(scenes, label, threshold, area_range)
-            for label in labels for threshold in thresholds
+            for label in labels
+            for threshold in thresholds
         ]
         aps = [ap for ap in aps if ap is not None]
         return np.mean(aps) if aps else -1
 
-    thresholds = np.linspace(.5, .95, 10)
-    scores = dict(mAP=mean(thresholds), mAP_50=mean([.5]), mAP_75=mean([.75]))
-    scores.update({
-        name: mean(thresholds, sizes)
-        for name, sizes in SIZES.items()
-    })
+    thresholds = np.linspace(0.5, 0.95, 10)
+    scores = dict(
+        mAP=mean(thresholds), mAP_50=mean([0.5]), mAP_75=mean([0.75])
+    )
+    scores.update(
+        {name: mean(thresholds, sizes) for name, sizes in SIZES.items()}
+    )
     return scores
 
 
@@ -133,16 +143,16 @@ def reference_scores(scenes, labels=(0, 1, 2)):
 
 def box(top, left, height, width, size=(200, 200)):
     mask = np.zeros(size, bool)
-    mask[top:top + height, left:left + width] = True
+    mask[top : top + height, left : left + width] = True
     return mask
 
 
 def shape(rng, size, high):
     """A box or an ellipse, somewhere in the image, maybe cut by its edge."""
-    y, x = np.mgrid[:size[0], :size[1]]
+    y, x = np.mgrid[: size[0], : size[1]]
     dy = (y - rng.integers(size[0])) / rng.integers(high // 3, high)
     dx = (x - rng.integers(size[1])) / rng.integers(high // 3, high)
-    if rng.random() < .5:
+    if rng.random() < 0.5:
         return dy**2 + dx**2 <= 1
     return np.maximum(abs(dy), abs(dx)) <= 1
 
@@ -151,7 +161,9 @@ def shifted(rng, masks, reach):
     return [
         Detection(
             np.roll(mask, rng.integers(-reach, reach + 1, 2), (0, 1)),
-            rng.random()) for mask in masks
+            rng.random(),
+        )
+        for mask in masks
     ]
 
 
@@ -162,14 +174,17 @@ def random_scenes(seed=0, count=6):
     for _ in range(count):
         size = tuple(rng.integers(150, 220, 2))
         masks = [shape(rng, size, high) for high in (12, 25, 40, 90, 120)]
-        truths = [Truth(m, rng.integers(2), rng.random() < .15) for m in masks]
+        truths = [
+            Truth(m, rng.integers(2), rng.random() < 0.15) for m in masks
+        ]
         detections = []
         for t in truths * 2:
             mask = np.roll(t.mask, rng.integers(-3, 4, 2), (0, 1))
             change = rng.choice(
-                [ndimage.binary_dilation, ndimage.binary_erosion])
+                [ndimage.binary_dilation, ndimage.binary_erosion]
+            )
             mask = change(mask, iterations=rng.integers(1, 4))
-            label = t.label if rng.random() < .8 else rng.integers(2)
+            label = t.label if rng.random() < 0.8 else rng.integers(2)
             detections.append(Detection(mask, rng.random(), label))
         detections += [
             Detection(shape(rng, size, 60), rng.random(), rng.integers(2))
@@ -202,8 +217,12 @@ def data_samples(scenes):
                         bbox=xyxy(t.mask),
                         bbox_label=t.label,
                         mask=encode(t.mask),
-                        ignore_flag=int(t.crowd)) for t in truths
-                ]))
+                        ignore_flag=int(t.crowd),
+                    )
+                    for t in truths
+                ],
+            )
+        )
         masks = np.zeros((len(detections), *truths[0].mask.shape), bool)
         for mask, d in zip(masks, detections):
             mask[:] = d.mask
@@ -211,7 +230,8 @@ def data_samples(scenes):
             bboxes=torch.tensor([xyxy(m) for m in masks]).reshape(-1, 4),
             scores=torch.tensor([d.score for d in detections]).double(),
             labels=torch.tensor([d.label for d in detections]).long(),
-            masks=torch.from_numpy(masks))
+            masks=torch.from_numpy(masks),
+        )
         samples.append(sample)
     return samples
 
@@ -225,21 +245,25 @@ def coco_json(scenes, segmentation=encode):
             iscrowd=int(t.crowd),
             area=t.area,
             bbox=mask_utils.toBbox(encode(t.mask)).tolist(),
-            segmentation=segmentation(t.mask))
-        for img_id, (truths, _) in enumerate(scenes) for t in truths
+            segmentation=segmentation(t.mask),
+        )
+        for img_id, (truths, _) in enumerate(scenes)
+        for t in truths
     ]
     return dict(
         images=[
             dict(
                 id=i,
                 height=int(t[0].mask.shape[0]),
-                width=int(t[0].mask.shape[1]))
+                width=int(t[0].mask.shape[1]),
+            )
             for i, (t, _) in enumerate(scenes)
         ],
         categories=[
             dict(id=3 * i + 1, name=name) for i, name in enumerate(CLASSES)
         ],
-        annotations=[dict(a, id=i + 1) for i, a in enumerate(annotations)])
+        annotations=[dict(a, id=i + 1) for i, a in enumerate(annotations)],
+    )
 
 
 @pytest.fixture
@@ -268,7 +292,7 @@ def boundary(result):
 
 def rounded(scores):
     return {
-        name: pytest.approx(score, abs=.00051)
+        name: pytest.approx(score, abs=0.00051)
         for name, score in scores.items()
     }
 
@@ -277,8 +301,9 @@ def rounded(scores):
 def log(monkeypatch):
     lines = []
     for level in ('info', 'error'):
-        monkeypatch.setattr(MMLogger, level,
-                            lambda self, message: lines.append(message))
+        monkeypatch.setattr(
+            MMLogger, level, lambda self, message: lines.append(message)
+        )
     return lines
 
 
@@ -305,9 +330,11 @@ def test_boundary_width_is_a_share_of_the_image_not_of_the_window():
 
 def test_iou_is_the_lesser_of_mask_and_boundary_iou():
     for truths, detections in random_scenes(1):
-        iou = mask_boundary_iou([encode(d.mask) for d in detections],
-                                [encode(t.mask) for t in truths],
-                                [t.crowd for t in truths])
+        iou = mask_boundary_iou(
+            [encode(d.mask) for d in detections],
+            [encode(t.mask) for t in truths],
+            [t.crowd for t in truths],
+        )
         expected = [[reference_iou(d, t) for t in truths] for d in detections]
         np.testing.assert_allclose(iou, expected)
         assert ((iou > 0) & (iou < 1)).any()
@@ -324,50 +351,54 @@ def test_iou_without_detections_or_truths_has_its_shape():
 # Mask IoU 96 / 104 = 0.92. The boundary regions share 96 * 100 - 92 * 88
 # pixels of 2 * (100**2 - 88**2) - (96 * 100 - 92 * 88), one half.
 SQUARE, MOVED = box(50, 50, 100, 100), box(50, 54, 100, 100)
-SHIFTED = [([Truth(SQUARE)], [Detection(MOVED, .9)])]
+SHIFTED = [([Truth(SQUARE)], [Detection(MOVED, 0.9)])]
 
 
 def test_shifted_square_matches_at_the_first_threshold_only(evaluate):
     result = evaluate(SHIFTED, dict(type='CocoBoundaryMetric', metric='segm'))
     assert boundary(result) == dict(
-        mAP=.1, mAP_50=1, mAP_75=0, mAP_s=-1, mAP_m=-1, mAP_l=.1)
-    assert result['coco/segm_mAP'] == .9
+        mAP=0.1, mAP_50=1, mAP_75=0, mAP_s=-1, mAP_m=-1, mAP_l=0.1
+    )
+    assert result['coco/segm_mAP'] == 0.9
 
 
 def test_crowd_takes_detections_by_their_masks_alone(evaluate):
     truths = [Truth(box(0, 0, 60, 60)), Truth(box(70, 0, 120, 200), crowd=1)]
     detections = [
-        Detection(truths[0].mask, .5),
-        Detection(box(100, 50, 60, 60), .9)  # deep inside the crowd
+        Detection(truths[0].mask, 0.5),
+        Detection(box(100, 50, 60, 60), 0.9),  # deep inside the crowd
     ]
     assert boundary(evaluate([(truths, detections)]))['mAP'] == 1
     truths[1].crowd = 0
-    assert boundary(evaluate([(truths, detections)]))['mAP'] < .5
+    assert boundary(evaluate([(truths, detections)]))['mAP'] < 0.5
 
 
 def test_size_of_a_truth_is_its_annotations_area(evaluate):
-    scenes = [([Truth(t.mask, area=1000) for t in truths], detections)
-              for truths, detections in SHIFTED]
+    scenes = [
+        ([Truth(t.mask, area=1000) for t in truths], detections)
+        for truths, detections in SHIFTED
+    ]
     scores = boundary(evaluate(scenes))
-    assert (scores['mAP_s'], scores['mAP_l']) == (.1, -1)
+    assert (scores['mAP_s'], scores['mAP_l']) == (0.1, -1)
 
 
 def test_size_of_a_detection_is_its_masks_not_its_boxs(evaluate):
     square, line = box(0, 0, 100, 100), np.eye(200, dtype=bool)
     scores = boundary(
-        evaluate([([Truth(square)],
-                   [Detection(square, .5),
-                    Detection(line, .9)])]))
-    assert (scores['mAP'], scores['mAP_l']) == (.5, 1)
+        evaluate(
+            [([Truth(square)], [Detection(square, 0.5), Detection(line, 0.9)])]
+        )
+    )
+    assert (scores['mAP'], scores['mAP_l']) == (0.5, 1)
 
 
 def test_scores_of_masks_take_precedence():
     square, wrong = box(0, 0, 50, 50), box(100, 100, 50, 50)
-    detections = [Detection(wrong, .9), Detection(square, .5)]
-    sample, = data_samples([([Truth(square)], detections)])
+    detections = [Detection(wrong, 0.9), Detection(square, 0.5)]
+    (sample,) = data_samples([([Truth(square)], detections)])
     metric = CocoBoundaryMetric()
     metric.dataset_meta = dict(classes=CLASSES)
-    sample.pred_instances.mask_scores = torch.tensor([.3, .4])
+    sample.pred_instances.mask_scores = torch.tensor([0.3, 0.4])
     metric.process({}, [sample.to_dict()])
     assert metric.evaluate(1)['coco/boundary_mAP'] == 1
 
@@ -390,15 +421,19 @@ def test_masks_thinner_than_twice_the_width_score_as_by_their_masks(evaluate):
     scenes = []
     for _ in range(5):
         masks = [
-            box(20 * i, rng.integers(90), rng.integers(5, 13),
-                rng.integers(40, 100)) for i in range(8)
+            box(
+                20 * i,
+                rng.integers(90),
+                rng.integers(5, 13),
+                rng.integers(40, 100),
+            )
+            for i in range(8)
         ]
         scenes.append(([Truth(m) for m in masks], shifted(rng, masks, 2)))
     result = evaluate(scenes, dict(type='CocoBoundaryMetric', metric='segm'))
     assert 0 < result['coco/segm_mAP'] < 1
     assert boundary(result) == {
-        name: result[f'coco/segm_{name}']
-        for name in NAMES
+        name: result[f'coco/segm_{name}'] for name in NAMES
     }
 
 
@@ -407,14 +442,15 @@ def test_boundary_ap_is_at_most_mask_ap(evaluate):
     scenes = []
     for _ in range(5):
         masks = [
-            box(y, x, *rng.integers(15, 70, 2)) for y in (10, 110)
+            box(y, x, *rng.integers(15, 70, 2))
+            for y in (10, 110)
             for x in (10, 110)
         ]
         scenes.append(([Truth(m) for m in masks], shifted(rng, masks, 4)))
     result = evaluate(scenes, dict(type='CocoBoundaryMetric', metric='segm'))
     for name, score in boundary(result).items():
         assert score <= result[f'coco/segm_{name}']
-    assert result['coco/boundary_mAP'] < result['coco/segm_mAP'] - .1
+    assert result['coco/boundary_mAP'] < result['coco/segm_mAP'] - 0.1
 
 
 def polygon(mask):
@@ -431,10 +467,15 @@ def uncompressed(mask):
 
 @pytest.mark.parametrize('segmentation', [polygon, uncompressed])
 def test_truth_in_any_of_cocos_encodings_scores_the_same(
-        evaluate, segmentation):
+    evaluate, segmentation
+):
     masks = [box(0, 0, 90, 60), box(30, 100, 80, 70), box(150, 0, 50, 200)]
-    scenes = [([Truth(m) for m in masks],
-               [Detection(np.roll(m, 2, 0), .5 + m[0, 0]) for m in masks])]
+    scenes = [
+        (
+            [Truth(m) for m in masks],
+            [Detection(np.roll(m, 2, 0), 0.5 + m[0, 0]) for m in masks],
+        )
+    ]
     expected = evaluate(scenes)
     assert 0 < expected['coco/boundary_mAP'] < 1
     assert evaluate(scenes, segmentation=segmentation) == expected
@@ -445,19 +486,23 @@ def coco_eval(truths, detections):
     gt = COCO()
     gt.dataset = coco_json([(truths, detections)])
     gt.createIndex()
-    dt = gt.loadRes([
-        dict(
-            image_id=0,
-            category_id=3 * d.label + 1,
-            score=d.score,
-            segmentation=encode(d.mask)) for d in detections
-    ])
+    dt = gt.loadRes(
+        [
+            dict(
+                image_id=0,
+                category_id=3 * d.label + 1,
+                score=d.score,
+                segmentation=encode(d.mask),
+            )
+            for d in detections
+        ]
+    )
     return BoundaryCOCOeval(gt, dt)
 
 
 def test_detections_beyond_the_maximum_are_left_out():
     wrong, right = box(100, 100, 50, 50), box(0, 0, 50, 50)
-    detections = [Detection(right, .1)] + [Detection(wrong, .9)] * 3
+    detections = [Detection(right, 0.1)] + [Detection(wrong, 0.9)] * 3
     for max_dets, recall in ((3, 0), (4, 1)):
         evaluation = coco_eval([Truth(right)], detections)
         evaluation.params.maxDets = [1, 2, max_dets]
@@ -472,7 +517,8 @@ def test_categories_can_be_disregarded():
     for use_cats, recall in ((1, 0), (0, 1)):
         evaluation = coco_eval(
             [Truth(a, 0), Truth(b, 1)],
-            [Detection(a, .9, 1), Detection(b, .5, 0)])
+            [Detection(a, 0.9, 1), Detection(b, 0.5, 0)],
+        )
         evaluation.params.useCats = use_cats
         evaluation.evaluate()
         evaluation.accumulate()
@@ -487,7 +533,8 @@ def test_beside_and_in_place_of_coco_metric(evaluate):
     coco = dict(type='CocoMetric', metric=['bbox', 'segm'])
     beside = evaluate(scenes, coco, dict(type='CocoBoundaryMetric'))
     assert list(beside) == [
-        f'coco/{metric}_{name}' for metric in ('bbox', 'segm', 'boundary')
+        f'coco/{metric}_{name}'
+        for metric in ('bbox', 'segm', 'boundary')
         for name in NAMES
     ]
     assert evaluate(scenes, dict(coco, type='CocoBoundaryMetric')) == beside
@@ -503,9 +550,9 @@ def test_truth_of_the_data_samples_does_without_a_file(evaluate):
 
 
 def test_ratio_reaches_the_boundary(evaluate):
-    wide = dict(type='CocoBoundaryMetric', ratio=.25, metric='segm')
+    wide = dict(type='CocoBoundaryMetric', ratio=0.25, metric='segm')
     result = evaluate(SHIFTED, wide)
-    assert result['coco/boundary_mAP'] == result['coco/segm_mAP'] == .9
+    assert result['coco/boundary_mAP'] == result['coco/segm_mAP'] == 0.9
 
 
 def test_classes_are_in_the_log(evaluate, log):
@@ -514,34 +561,41 @@ def test_classes_are_in_the_log(evaluate, log):
     expected = [reference_scores(scenes, [label]) for label in range(3)]
     for name, scores in zip(CLASSES[:2], expected):
         assert result[f'coco/boundary_{name}_precision'] == pytest.approx(
-            scores['mAP'], abs=.00051)
+            scores['mAP'], abs=0.00051
+        )
     assert np.isnan(result['coco/boundary_never_precision'])
     table = next(line for line in log if line.startswith('\n+'))
-    rows = [[cell.strip() for cell in row.strip('|').split('|')]
-            for row in table.splitlines() if row.startswith('|')]
+    rows = [
+        [cell.strip() for cell in row.strip('|').split('|')]
+        for row in table.splitlines()
+        if row.startswith('|')
+    ]
     assert rows[0] == ['category', *NAMES]
     assert [row[0] for row in rows[1:]] == list(CLASSES)
     for row, scores in zip(rows[1:], expected):
         for cell, score in zip(row[1:], scores.values()):
             assert float(cell) == pytest.approx(
-                np.nan if score == -1 else score, abs=.00051, nan_ok=True)
+                np.nan if score == -1 else score, abs=0.00051, nan_ok=True
+            )
     assert log[-1] == 'boundary_mAP_copypaste: ' + ' '.join(
-        f'{score:.3f}' for score in boundary(result).values())
+        f'{score:.3f}' for score in boundary(result).values()
+    )
 
 
 def test_options_of_coco_metric_reach_the_evaluation(evaluate):
     masks = [box(0, 0, 50, 50), box(100, 100, 50, 50)]
-    scenes = [([Truth(m) for m in masks], [Detection(m, .5) for m in masks])]
+    scenes = [([Truth(m) for m in masks], [Detection(m, 0.5) for m in masks])]
     cfg = dict(
         type='CocoBoundaryMetric',
         proposal_nums=(1, 10, 100),
-        metric_items=['mAP_75', 'AR@100'])
+        metric_items=['mAP_75', 'AR@100'],
+    )
     # CocoMetric calls the first of the numbers 100, whatever it is.
     assert evaluate(scenes, cfg) == {
         'coco/boundary_mAP_75': 1,
-        'coco/boundary_AR@100': .5
+        'coco/boundary_AR@100': 0.5,
     }
-    cfg = dict(type='CocoBoundaryMetric', iou_thrs=np.array([.5]))
+    cfg = dict(type='CocoBoundaryMetric', iou_thrs=np.array([0.5]))
     assert evaluate(SHIFTED, cfg)['coco/boundary_mAP'] == 1
 
 
@@ -558,8 +612,10 @@ def test_two_ranks_agree_with_one(monkeypatch, evaluate):
         ranks.append(metric)
     monkeypatch.setattr(
         'mmengine.evaluator.metric.collect_results',
-        lambda results, size, device, **kwargs:
-        [result for rank in ranks for result in rank.results][:size])
+        lambda results, size, device, **kwargs: [
+            result for rank in ranks for result in rank.results
+        ][:size],
+    )
     assert ranks[0].evaluate(len(scenes)) == expected
 
 
@@ -573,7 +629,7 @@ def test_format_only_writes_and_scores_nothing(evaluate, tmp_path):
     prefix = str(tmp_path / 'results')
     cfg = dict(type='CocoBoundaryMetric', format_only=True)
     assert not evaluate(SHIFTED, dict(cfg, outfile_prefix=prefix))
-    written, = json.loads((tmp_path / 'results.segm.json').read_text())
+    (written,) = json.loads((tmp_path / 'results.segm.json').read_text())
     assert written['segmentation'] == encode(SHIFTED[0][1][0].mask)
 
 
@@ -589,14 +645,14 @@ def test_metrics_are_found_from_every_scope(scope):
 
 
 def test_detections_without_masks_are_refused_at_once():
-    sample, = data_samples(SHIFTED)
+    (sample,) = data_samples(SHIFTED)
     del sample.pred_instances.masks
     with pytest.raises(ValueError, match=r'needs `masks`.*\[.bboxes'):
         CocoBoundaryMetric().process({}, [sample.to_dict()])
 
 
 def test_truth_without_masks_is_named():
-    sample, = data_samples(SHIFTED)
+    (sample,) = data_samples(SHIFTED)
     del sample.instances[0]['mask']
     metric = CocoBoundaryMetric()
     metric.dataset_meta = dict(classes=CLASSES)
@@ -605,10 +661,13 @@ def test_truth_without_masks_is_named():
         metric.evaluate(1)
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(ratio=0), 'positive and finite'),
-    (dict(metric_items=['mAP', 'mIoU']), r"got \['mIoU'\]"),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(ratio=0), 'positive and finite'),
+        (dict(metric_items=['mAP', 'mIoU']), r"got \['mIoU'\]"),
+    ],
+)
 def test_wrong_options_are_known_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         CocoBoundaryMetric(**options)

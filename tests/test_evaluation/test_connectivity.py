@@ -1,4 +1,5 @@
 """Connectivity scores against masks made by hand and scikit-image."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,17 +9,20 @@ from scipy import ndimage
 from skimage.measure import euler_number
 
 from mmbckd.evaluation.metrics import ConnectivityMetric
-from mmbckd.functional.connectivity import (connectivity_counts,
-                                            connectivity_scores,
-                                            label_regions)
+from mmbckd.functional.connectivity import (
+    connectivity_counts,
+    connectivity_scores,
+    label_regions,
+)
 
 CLASSES = ('back', 'car', 'never')
 
 
 def drawn(*rows):
     """'#' is class 1, '?' is ignored, the rest class 0."""
-    return np.array([[{'#': 1, '?': 255}.get(c, 0) for c in row]
-                     for row in rows])
+    return np.array(
+        [[{'#': 1, '?': 255}.get(c, 0) for c in row] for row in rows]
+    )
 
 
 def counts_of_class_1(prediction, truth, **kwargs):
@@ -63,8 +67,9 @@ def reference_topology(mask, min_area):
         for y, x in region:
             background[y + 1, x + 1] = False
     holes = [
-        h for h in flood(background, 4) if (0, 0) not in h
-        and len(h) >= min_area
+        h
+        for h in flood(background, 4)
+        if (0, 0) not in h and len(h) >= min_area
     ]
     return regions, len(holes)
 
@@ -111,20 +116,28 @@ def test_regions_minus_holes_is_the_euler_number(grain):
 
 
 def test_min_area_erases_specks_then_small_holes():
-    mask = drawn(
-        '#.......',
-        '..#####.',
-        '..#...#.',
-        '..#.#.#.',
-        '..#...#.',
-        '..#####.',
-        '..#.#...',
-        '..###...',
-    ) == 1
+    mask = (
+        drawn(
+            '#.......',
+            '..#####.',
+            '..#...#.',
+            '..#.#.#.',
+            '..#...#.',
+            '..#####.',
+            '..#.#...',
+            '..###...',
+        )
+        == 1
+    )
     assert [len(label_regions(mask, n)[1]) for n in (0, 1, 2)] == [3, 3, 1]
     # Holes of 8 (9 without the speck in it) and of 1 pixel.
-    assert [label_regions(mask, n)[2] for n in (0, 1, 2, 9, 10)
-            ] == [2, 2, 1, 1, 0]
+    assert [label_regions(mask, n)[2] for n in (0, 1, 2, 9, 10)] == [
+        2,
+        2,
+        1,
+        1,
+        0,
+    ]
 
 
 # ------------------------------------------------------------- counts
@@ -146,8 +159,13 @@ def test_whole_and_stray_by_hand():
         '#...............',
     )
     assert counts_of_class_1(prediction, truth) == dict(
-        truth_regions=4, pred_regions=6, truth_holes=0, pred_holes=0,
-        whole=2, stray=1)
+        truth_regions=4,
+        pred_regions=6,
+        truth_holes=0,
+        pred_holes=0,
+        whole=2,
+        stray=1,
+    )
 
 
 def test_joined_regions_are_whole_but_counted():
@@ -162,8 +180,13 @@ def test_ignored_pixels_are_removed_from_both():
     truth = drawn('##?##', '##?##')
     prediction = drawn('#####', '#####')
     assert counts_of_class_1(prediction, truth) == dict(
-        truth_regions=2, pred_regions=2, truth_holes=0, pred_holes=0,
-        whole=2, stray=0)
+        truth_regions=2,
+        pred_regions=2,
+        truth_holes=0,
+        pred_holes=0,
+        whole=2,
+        stray=0,
+    )
 
 
 @pytest.mark.parametrize('min_area', [0, 4])
@@ -173,7 +196,7 @@ def test_counts_are_those_of_the_definitions(grain, min_area):
     for seed in range(4):
         truth = noise(seed, grain=grain, num_classes=3)
         prediction = np.roll(truth, 1, 0)
-        spots = np.random.default_rng(seed).random(truth.shape) < .1
+        spots = np.random.default_rng(seed).random(truth.shape) < 0.1
         prediction[spots] = noise(seed + 9, num_classes=3)[spots]
         truth[noise(seed + 50, num_classes=6) == 0] = 255
         counts = connectivity_counts(prediction, truth, 3, min_area=min_area)
@@ -191,19 +214,25 @@ def test_negative_min_area_is_an_error():
 
 # ------------------------------------------------------------- scores
 
-BROKEN = (drawn('##.##.', '......', '.....#'), drawn('#####.', '......',
-                                                     '......'))
+BROKEN = (
+    drawn('##.##.', '......', '.....#'),
+    drawn('#####.', '......', '......'),
+)
 ABSENT = (drawn('......'), drawn('......'))
-MISSED = (drawn('......', '......', '......'), drawn('.###..', '.#.#..',
-                                                     '.###..'))
+MISSED = (
+    drawn('......', '......', '......'),
+    drawn('.###..', '.#.#..', '.###..'),
+)
 PERFECT = (drawn('##.#'), drawn('##.#'))
 
 
 def test_means_leave_out_images_without_the_class():
-    scores = connectivity_scores([
-        connectivity_counts(*pair, 3)
-        for pair in (BROKEN, ABSENT, MISSED, PERFECT)
-    ])
+    scores = connectivity_scores(
+        [
+            connectivity_counts(*pair, 3)
+            for pair in (BROKEN, ABSENT, MISSED, PERFECT)
+        ]
+    )
     # Components: 3 for 1, 0 for 1, 2 for 2. Holes: only the missed one.
     assert scores.b0_err[1] == pytest.approx((2 + 1 + 0) / 3)
     assert scores.b1_err[1] == pytest.approx((0 + 1 + 0) / 3)
@@ -226,7 +255,8 @@ def data_samples(pairs):
     return [
         dict(
             pred_sem_seg=dict(data=torch.from_numpy(prediction)[None]),
-            gt_sem_seg=dict(data=torch.from_numpy(truth)[None]))
+            gt_sem_seg=dict(data=torch.from_numpy(truth)[None]),
+        )
         for prediction, truth in pairs
     ]
 
@@ -235,15 +265,21 @@ def test_metric_in_an_evaluator(monkeypatch):
     lines = []
     monkeypatch.setattr(
         'mmbckd.evaluation.metrics.per_class_metric.print_log',
-        lambda message, logger=None: lines.append(message))
+        lambda message, logger=None: lines.append(message),
+    )
     result = evaluate([BROKEN, PERFECT])
     # Class 0: 1 region for 1, then 1 for 1. Class 1: 3 for 1, then 2 for 2.
     assert result == dict(
-        b0_err=0.5, b1_err=0, whole_regions=75.0, stray_fragments=8.33)
+        b0_err=0.5, b1_err=0, whole_regions=75.0, stray_fragments=8.33
+    )
     table = lines[1].strip().splitlines()
     heading = [cell.strip() for cell in table[1].strip('|').split('|')]
     assert heading == [
-        'Class', 'b0_err', 'b1_err', 'whole_regions', 'stray_fragments'
+        'Class',
+        'b0_err',
+        'b1_err',
+        'whole_regions',
+        'stray_fragments',
     ]
     assert [row.split()[1] for row in table[3:-1]] == list(CLASSES)
     assert table[-2].split()[3] == 'nan'
@@ -252,7 +288,8 @@ def test_metric_in_an_evaluator(monkeypatch):
 def test_perfect_prediction_has_no_error():
     pairs = [(noise(seed), noise(seed)) for seed in range(3)]
     assert evaluate(pairs) == dict(
-        b0_err=0, b1_err=0, whole_regions=100, stray_fragments=0)
+        b0_err=0, b1_err=0, whole_regions=100, stray_fragments=0
+    )
 
 
 def test_min_area_reaches_the_counts():
@@ -271,6 +308,8 @@ def test_two_ranks_agree_with_one(monkeypatch):
         ranks.append(metric)
     monkeypatch.setattr(
         'mmengine.evaluator.metric.collect_results',
-        lambda results, size, device, **kwargs:
-        [result for rank in ranks for result in rank.results][:size])
+        lambda results, size, device, **kwargs: [
+            result for rank in ranks for result in rank.results
+        ][:size],
+    )
     assert ranks[0].evaluate(4) == expected

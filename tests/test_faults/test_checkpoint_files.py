@@ -1,4 +1,5 @@
 """Checkpoints that are not there, broken, foreign or hostile."""
+
 import os
 import pickle
 import re
@@ -30,7 +31,8 @@ def config(data: Path, tmp_path: Path, **kwargs) -> Config:
         val_evaluator=None,
         val_cfg=None,
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=1),
-        default_hooks=dict(checkpoint=None))
+        default_hooks=dict(checkpoint=None),
+    )
     return run_config(data, **kwargs)
 
 
@@ -42,8 +44,9 @@ def data(tmp_path_factory) -> Path:
 
 
 def weights(**kwargs) -> dict:
-    return dict(state_dict=MODELS.build(cnn_segmentor(8, **kwargs)
-                                        ).state_dict())
+    return dict(
+        state_dict=MODELS.build(cnn_segmentor(8, **kwargs)).state_dict()
+    )
 
 
 def missing(path: Path) -> None:
@@ -70,12 +73,17 @@ def other_architecture(path: Path) -> None:
             state_dict=MODELS.build(transformer_segmentor()).state_dict(),
             meta=dict(epoch=0, iter=2),
             optimizer=dict(),
-            message_hub=dict()), path)
+            message_hub=dict(),
+        ),
+        path,
+    )
 
 
 def malicious(path: Path) -> None:
-    save_pickle(path, b'\x80\x02}' + text('state_dict') +
-                MALICIOUS['os.system'] + b's.')
+    save_pickle(
+        path,
+        b'\x80\x02}' + text('state_dict') + MALICIOUS['os.system'] + b's.',
+    )
 
 
 MESSAGES = {
@@ -84,15 +92,18 @@ MESSAGES = {
     empty: (ValueError, r'x.pth \(0 bytes\) .*cut off or damaged'),
     web_page: (ValueError, r'x.pth .*cut off or damaged'),
     other_architecture: (ValueError, 'not of the teacher|of another model'),
-    malicious: (pickle.UnpicklingError,
-                r'x.pth is refused.*(posix|os)\.system'),
+    malicious: (
+        pickle.UnpicklingError,
+        r'x.pth is refused.*(posix|os)\.system',
+    ),
 }
 
 
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('fault', MESSAGES, ids=lambda fault: fault.__name__)
 def test_unusable_checkpoint_ends_the_run_with_its_name(
-        fault, way, data, tmp_path):
+    fault, way, data, tmp_path
+):
     path = tmp_path / 'x.pth'
     fault(path)
     cfg = config(data, tmp_path)
@@ -112,8 +123,7 @@ def test_unusable_checkpoint_ends_the_run_with_its_name(
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-def test_other_errors_of_loading_are_left_alone(
-        legacy, tmp_path, monkeypatch):
+def test_other_errors_of_loading_are_left_alone(legacy, tmp_path, monkeypatch):
     """The file is as good as it was."""
     path = str(tmp_path / 'x.pth')
     torch.save(weights(), path, _use_new_zipfile_serialization=not legacy)
@@ -157,7 +167,7 @@ def test_part_of_a_model_may_still_be_loaded(data, tmp_path):
     }
     torch.save(dict(state_dict=state), tmp_path / 'x.pth')
     cfg.load_from = str(tmp_path / 'x.pth')
-    cfg.optim_wrapper.optimizer.lr = 0.
+    cfg.optim_wrapper.optimizer.lr = 0.0
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert (runner.model.backbone.stem[0].weight == 2).all()
@@ -165,14 +175,16 @@ def test_part_of_a_model_may_still_be_loaded(data, tmp_path):
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_teacher_with_weights_that_are_not_finite_is_refused(
-        value, data, tmp_path):
+    value, data, tmp_path
+):
     checkpoint = weights()
     checkpoint['state_dict']['decode_head.conv_seg.bias'][1] = value
     torch.save(checkpoint, tmp_path / 'x.pth')
     cfg = config(data, tmp_path)
     cfg.model.teacher_ckpt = str(tmp_path / 'x.pth')
     with pytest.raises(
-            ValueError, match=r'x\.pth .*NaN.*decode_head\.conv_seg\.bias'):
+        ValueError, match=r'x\.pth .*NaN.*decode_head\.conv_seg\.bias'
+    ):
         Runner.from_cfg(cfg)
 
 
@@ -191,23 +203,33 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.delenv(FOLDER, raising=False)
 
 
-@pytest.mark.parametrize('name, url', [
-    (URL, URL),
-    ('open-mmlab://resnet18_v1c', 'https://download.openmmlab.com/'),
-    ('torchvision://resnet18', 'https://download.pytorch.org/'),
-])
+@pytest.mark.parametrize(
+    'name, url',
+    [
+        (URL, URL),
+        ('open-mmlab://resnet18_v1c', 'https://download.openmmlab.com/'),
+        ('torchvision://resnet18', 'https://download.pytorch.org/'),
+    ],
+)
 def test_unreachable_host_says_how_to_name_a_file(no_network, name, url):
     with pytest.raises(OSError) as error:
         CheckpointLoader.load_checkpoint(name)
     message = str(error.value)
-    for words in (url, 'Connection refused', f'{FOLDER}=', 'teacher_ckpt',
-                  'init_cfg', 'load_from'):
+    for words in (
+        url,
+        'Connection refused',
+        f'{FOLDER}=',
+        'teacher_ckpt',
+        'init_cfg',
+        'load_from',
+    ):
         assert words in message
 
 
 @pytest.mark.parametrize('way', ['teacher', 'init_cfg', 'load_from'])
 def test_folder_of_checkpoints_stands_in_for_the_host(
-        no_network, way, monkeypatch, data, tmp_path):
+    no_network, way, monkeypatch, data, tmp_path
+):
     monkeypatch.setenv(FOLDER, str(tmp_path))
     source = MODELS.build(cnn_segmentor(8))
     source.backbone.stem[0].weight.data.fill_(2)
@@ -225,7 +247,7 @@ def test_folder_of_checkpoints_stands_in_for_the_host(
         cfg.model = config(data, tmp_path).model
         cfg.model.teacher_ckpt = URL
     torch.save(dict(state_dict=state), path)
-    cfg.optim_wrapper.optimizer.lr = 0.
+    cfg.optim_wrapper.optimizer.lr = 0.0
     runner = Runner.from_cfg(cfg)
     runner.train()
     model = runner.model.teacher if way == 'teacher' else runner.model
@@ -233,7 +255,8 @@ def test_folder_of_checkpoints_stands_in_for_the_host(
 
 
 def test_short_name_of_a_backbone_is_looked_up_in_the_folder(
-        no_network, monkeypatch, tmp_path):
+    no_network, monkeypatch, tmp_path
+):
     monkeypatch.setenv(FOLDER, str(tmp_path))
     torch.save(dict(a=torch.ones(1)), tmp_path / 'resnet18_v1c-b5776b93.pth')
     loaded = CheckpointLoader.load_checkpoint('open-mmlab://resnet18_v1c')
@@ -242,16 +265,18 @@ def test_short_name_of_a_backbone_is_looked_up_in_the_folder(
 
 def test_folder_without_the_file_is_named(no_network, monkeypatch, tmp_path):
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    with pytest.raises(OSError, match=f'{re.escape(str(tmp_path))}.*has no '
-                       'teacher_20240101-0a1b2c3d.pth'):
+    with pytest.raises(
+        OSError,
+        match=f'{re.escape(str(tmp_path))}.*has no '
+        'teacher_20240101-0a1b2c3d.pth',
+    ):
         CheckpointLoader.load_checkpoint(URL)
     monkeypatch.setenv(FOLDER, str(tmp_path / 'nowhere'))
     with pytest.raises(FileNotFoundError, match=f'{FOLDER}.*nowhere'):
         CheckpointLoader.load_checkpoint(URL)
 
 
-def test_download_that_was_cut_off_is_to_be_deleted(
-        no_network, tmp_path):
+def test_download_that_was_cut_off_is_to_be_deleted(no_network, tmp_path):
     folder = tmp_path / 'cache' / 'hub' / 'checkpoints'
     folder.mkdir(parents=True)
     cut_off(folder / URL.rpartition('/')[2])
@@ -265,8 +290,11 @@ def test_downloads_still_work(monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
     monkeypatch.delenv(FOLDER, raising=False)
     monkeypatch.setattr(
-        'torch.hub.urlopen', lambda *args, **kwargs: urllib.request.urlopen(
-            (tmp_path / 'a.pth').as_uri()))
+        'torch.hub.urlopen',
+        lambda *args, **kwargs: urllib.request.urlopen(
+            (tmp_path / 'a.pth').as_uri()
+        ),
+    )
     loaded = CheckpointLoader.load_checkpoint('https://host.invalid/a.pth')
     assert loaded['a'] == 1
     assert (tmp_path / 'cache/hub/checkpoints/a.pth').exists()

@@ -1,4 +1,5 @@
 """docs/faults.md: every row is run by tests that exist."""
+
 import ast
 import re
 from pathlib import Path
@@ -10,10 +11,16 @@ TEST = re.compile(r'`(tests/[\w/]+\.py)::(\w+)`')
 def rows() -> list:
     """Cells of all tables, without their heads."""
     lines = (ROOT / 'docs' / 'faults.md').read_text().splitlines()
-    cells = [[c.strip() for c in line.strip('|').split('|')]
-             for line in lines if line.startswith('|')]
-    return [row for row in cells
-            if row[0] != 'fault' and not row[0].startswith('---')]
+    cells = [
+        [c.strip() for c in line.strip('|').split('|')]
+        for line in lines
+        if line.startswith('|')
+    ]
+    return [
+        row
+        for row in cells
+        if row[0] != 'fault' and not row[0].startswith('---')
+    ]
 
 
 def named_in(file: str) -> dict:
@@ -21,7 +28,8 @@ def named_in(file: str) -> dict:
     tree = ast.parse((ROOT / file).read_text())
     return {
         node.name: ' '.join(map(ast.unparse, node.decorator_list))
-        for node in tree.body if isinstance(node, ast.FunctionDef)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
     }
 
 

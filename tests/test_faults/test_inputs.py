@@ -14,14 +14,14 @@ from tests.runs import config, write_images
 from tests.segmentors import batch, dilated_segmentor
 from tests.test_models.test_instance_affinity import build as build_detector
 from tests.test_models.test_instance_affinity import step as detector_step
-from tests.test_models.test_training_step import (algorithm, distill_terms,
-                                                  step)
+from tests.test_models.test_training_step import algorithm, distill_terms, step
 
 
 def gradients(model: nn.Module) -> dict:
     return {
         name: p.grad.clone()
-        for name, p in model.named_parameters() if p.grad is not None
+        for name, p in model.named_parameters()
+        if p.grad is not None
     }
 
 
@@ -56,19 +56,25 @@ def test_maps_of_one_pixel_give_terms_of_zero():
             distiller=dict(
                 type='BCKDDistiller',
                 boundary=dict(
-                    student='backbone', teacher='decode_head.conv_seg'),
-                context=dict(student=side, teacher=side)))).train()
+                    student='backbone', teacher='decode_head.conv_seg'
+                ),
+                context=dict(student=side, teacher=side),
+            ),
+        )
+    ).train()
     losses = step(model, *batch(side=8))
     assert all_finite(losses.values())
     assert all_finite(gradients(model).values())
     assert list(distill_terms(losses).values()) == pytest.approx(
-        [0, 0], abs=1e-6)  # up to float32's rounding
+        [0, 0], abs=1e-6
+    )  # up to float32's rounding
 
 
 def test_batch_without_instances_gives_finite_losses():
     model = build_detector(teacher='gt_instances')
     losses, _, _ = detector_step(
-        model, [sample([], shape=(60, 64)), sample([], shape=(48, 64))])
+        model, [sample([], shape=(60, 64)), sample([], shape=(48, 64))]
+    )
     total, log_vars = model.parse_losses(losses)
     total.backward()
     assert len(distill_terms(log_vars)) == 2
@@ -91,12 +97,16 @@ def test_all_void_image_is_trained_and_evaluated(tmp_path):
     """Together with images that have labels."""
     write_images(tmp_path)
     mmcv.imwrite(
-        np.full((32, 32), 255, np.uint8), str(tmp_path / 'ann' / '0.png'))
+        np.full((32, 32), 255, np.uint8), str(tmp_path / 'ann' / '0.png')
+    )
     runner = Runner.from_cfg(config(tmp_path))
     runner.train()
     logged = runner.message_hub.log_scalars
-    assert all_finite(logged[name].data[0] for name in logged
-                      if name.startswith('train/') and 'loss' in name)
+    assert all_finite(
+        logged[name].data[0]
+        for name in logged
+        if name.startswith('train/') and 'loss' in name
+    )
     assert 0 <= logged['val/mIoU'].current() <= 100
 
 
@@ -124,10 +134,13 @@ def test_scaled_gradients_in_float16_are_those_of_float32(source):
     actual = gradients(model.student)
     flat = [
         torch.cat([grads[name].flatten() for name in sorted(actual)])
-        for grads in (actual, {
-            name.removeprefix('architecture.'): grad
-            for name, grad in expected.items()
-        })
+        for grads in (
+            actual,
+            {
+                name.removeprefix('architecture.'): grad
+                for name, grad in expected.items()
+            },
+        )
     ]
     assert torch.cosine_similarity(*flat, dim=0) > 0.98
     assert flat[0].norm() == pytest.approx(float(flat[1].norm()), rel=0.1)
@@ -138,4 +151,5 @@ def test_amp_on_a_cpu_is_refused_with_what_it_needs():
         return  # then it works
     with pytest.raises(AssertionError, match='only available training on gpu'):
         AmpOptimWrapper(
-            optimizer=torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1))
+            optimizer=torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        )

@@ -1,4 +1,5 @@
 """Runs that are killed and resumed, full disks, folders that take nothing."""
+
 import errno
 import json
 import os
@@ -116,20 +117,28 @@ def whole(data, tmp_path_factory) -> Path:
     return work_dir
 
 
-@pytest.mark.parametrize('point, ended_by, last, leftover', [
-    ('training', signal.SIGKILL, 'iter_2.pth', None),
-    ('save', signal.SIGXFSZ, 'iter_2.pth', 'iter_4.pth'),
-    ('export', signal.SIGXFSZ, 'iter_4.pth', 'iter_4_student.pth'),
-])
+@pytest.mark.parametrize(
+    'point, ended_by, last, leftover',
+    [
+        ('training', signal.SIGKILL, 'iter_2.pth', None),
+        ('save', signal.SIGXFSZ, 'iter_2.pth', 'iter_4.pth'),
+        ('export', signal.SIGXFSZ, 'iter_4.pth', 'iter_4_student.pth'),
+    ],
+)
 def test_killed_run_ends_on_the_figures_of_an_uninterrupted_one(
-        point, ended_by, last, leftover, whole, data, tmp_path):
-    code = ('from tests.test_faults.test_interruptions import *; '
-            f'run_until_killed({str(data)!r}, {str(tmp_path)!r}, {point!r})')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
-                          cwd=ROOT,
-                          env=dict(os.environ, OMP_NUM_THREADS='1'),
-                          capture_output=True,
-                          text=True)
+    point, ended_by, last, leftover, whole, data, tmp_path
+):
+    code = (
+        'from tests.test_faults.test_interruptions import *; '
+        f'run_until_killed({str(data)!r}, {str(tmp_path)!r}, {point!r})'
+    )
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code],
+        cwd=ROOT,
+        env=dict(os.environ, OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == -ended_by, done.stderr[-2000:]
     assert (tmp_path / 'last_checkpoint').read_text().endswith(f'/{last}')
     if leftover is not None:  # it did end in the middle of writing
@@ -150,8 +159,10 @@ def test_killed_run_ends_on_the_figures_of_an_uninterrupted_one(
     assert logged(tmp_path) == expected
     assert names(tmp_path, '*.pth*') == names(whole, '*.pth*')
     for name in ('iter_6.pth', 'iter_6_student.pth'):
-        old, new = (torch.load(folder / name)['state_dict']
-                    for folder in (whole, tmp_path))
+        old, new = (
+            torch.load(folder / name)['state_dict']
+            for folder in (whole, tmp_path)
+        )
         assert list(old) == list(new)
         assert all(torch.equal(old[k], new[k]) for k in old)
 
@@ -184,7 +195,8 @@ def test_full_disk_leaves_the_old_file_or_none(full_disk, tmp_path):
 
 
 def test_checkpoint_that_meets_a_full_disk_ends_the_run(
-        data, tmp_path, monkeypatch):
+    data, tmp_path, monkeypatch
+):
     """The write of the second checkpoint fails; the first can be resumed."""
     replace = os.replace
 
@@ -194,8 +206,9 @@ def test_checkpoint_that_meets_a_full_disk_ends_the_run(
         replace(source, target)
 
     monkeypatch.setattr(os, 'replace', fail)
-    with pytest.raises(OSError, match='iter_4.pth cannot be written: No '
-                       'space left on device'):
+    with pytest.raises(
+        OSError, match='iter_4.pth cannot be written: No space left on device'
+    ):
         Runner.from_cfg(config(data, tmp_path)).train()
     assert names(tmp_path, '*.pth*') == ['iter_2.pth', 'iter_2_student.pth']
     monkeypatch.undo()
@@ -204,7 +217,8 @@ def test_checkpoint_that_meets_a_full_disk_ends_the_run(
 
 
 def test_student_that_meets_a_full_disk_is_not_left_in_pieces(
-        whole, tmp_path, full_disk):
+    whole, tmp_path, full_disk
+):
     out = tmp_path / 'student.pth'
     with pytest.raises(OSError, match='student.pth cannot be written'):
         export_student_checkpoint(str(whole / 'iter_6.pth'), str(out))

@@ -1,4 +1,5 @@
 """The boundary loss against loops over pixels written from its formulas."""
+
 import math
 
 import numpy as np
@@ -16,13 +17,18 @@ def reference_pairs(height, width, radius):
     """Every pair (i, j, pixels of its line) of a map, j after i."""
     pixels = [(y, x) for y in range(height) for x in range(width)]
     for a, (yi, xi) in enumerate(pixels):
-        for yj, xj in pixels[a + 1:]:
+        for yj, xj in pixels[a + 1 :]:
             dy, dx = yj - yi, xj - xi
             if dy**2 + dx**2 >= radius**2:
                 continue
             n = max(abs(dy), abs(dx))
-            line = [(yi + math.floor(dy * k / n + 0.5),
-                     xi + math.floor(dx * k / n + 0.5)) for k in range(n + 1)]
+            line = [
+                (
+                    yi + math.floor(dy * k / n + 0.5),
+                    xi + math.floor(dx * k / n + 0.5),
+                )
+                for k in range(n + 1)
+            ]
             yield (yi, xi), (yj, xj), line
 
 
@@ -44,16 +50,17 @@ def feature_affinity(maps, pairs):
         g_i, g_j = g[:, i[0], i[1]], g[:, j[0], j[1]]
         return 1 - g_i @ g_j / np.linalg.norm(g_i) / np.linalg.norm(g_j)
 
-    sigmas = [
-        np.mean([distance(g, i, j) for i, j, _ in pairs]) for g in maps
-    ]
+    sigmas = [np.mean([distance(g, i, j) for i, j, _ in pairs]) for g in maps]
 
     def affinity(i, j):
         return float(
-            np.mean([
-                np.exp(-distance(g, i, j) / sigma)
-                for g, sigma in zip(maps, sigmas)
-            ]))
+            np.mean(
+                [
+                    np.exp(-distance(g, i, j) / sigma)
+                    for g, sigma in zip(maps, sigmas)
+                ]
+            )
+        )
 
     return affinity
 
@@ -78,8 +85,10 @@ def reference_loss(z, affinities, radius):
                 continue
             m = max(image[pixel] for pixel in line)
             sums += [
-                weight * softplus(m), weight, (1 - weight) * softplus(-m),
-                1 - weight
+                weight * softplus(m),
+                weight,
+                (1 - weight) * softplus(-m),
+                1 - weight,
             ]
     loss = 0.0
     if sums[1]:
@@ -118,8 +127,12 @@ def constant_affinity_teacher(n, h, w):
 def test_each_unordered_pair_within_radius_occurs_once(radius):
     found = pair_displacements(radius)
     reach = range(-11, 12)
-    disk = {(dy, dx)
-            for dy in reach for dx in reach if 0 < dy**2 + dx**2 < radius**2}
+    disk = {
+        (dy, dx)
+        for dy in reach
+        for dx in reach
+        if 0 < dy**2 + dx**2 < radius**2
+    }
     mirrored = [(-dy, -dx) for dy, dx in found]
     assert len(found) == len(set(found))
     assert set(found).isdisjoint(mirrored)
@@ -167,7 +180,8 @@ def test_line_passes_the_pixels_worked_out_by_hand(displacement):
             z = torch.full((1, 1, height, width), -3.0)
             z[0, 0, y, x] = 2.0
             loss = boundary_affinity_loss(
-                z, labels, source='label', radius=6).item()
+                z, labels, source='label', radius=6
+            ).item()
             if loss == pytest.approx(softplus(2.0), rel=1e-6):
                 on_line.add((y - start[0], x - start[1]))
             else:
@@ -184,7 +198,9 @@ def test_semantic_loss_equals_loops_over_pixels(radius, tau):
     z, teacher = random(2, 1, 6, 7, scale=2), random(2, 4, 6, 7, seed=1)
     expected = reference_loss(
         z[:, 0].numpy(),
-        [semantic_affinity(t, tau) for t in teacher.numpy()], radius)
+        [semantic_affinity(t, tau) for t in teacher.numpy()],
+        radius,
+    )
     loss = boundary_affinity_loss(z, teacher, radius=radius, tau=tau)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(expected, rel=1e-12)
@@ -193,7 +209,8 @@ def test_semantic_loss_equals_loops_over_pixels(radius, tau):
 def test_more_channels_than_one_group_equal_loops_over_pixels():
     z, teacher = random(1, 1, 4, 5), random(1, 71, 4, 5, seed=1, scale=3)
     expected = reference_loss(
-        z[:, 0].numpy(), [semantic_affinity(teacher[0].numpy(), 1.0)], 3)
+        z[:, 0].numpy(), [semantic_affinity(teacher[0].numpy(), 1.0)], 3
+    )
     loss = boundary_affinity_loss(z, teacher, radius=3)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
@@ -208,13 +225,18 @@ def test_feature_loss_equals_loops_over_pixels(num_maps):
     pairs = list(reference_pairs(6, 7, 3))
     expected = reference_loss(
         z[:, 0].numpy(),
-        [feature_affinity([g[n].numpy() for g in maps], pairs)
-         for n in range(2)], 3)
+        [
+            feature_affinity([g[n].numpy() for g in maps], pairs)
+            for n in range(2)
+        ],
+        3,
+    )
     teacher = maps if num_maps > 1 else maps[0]
     loss = boundary_affinity_loss(z, teacher, source='feature', radius=3)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
     as_tuple = boundary_affinity_loss(
-        z, tuple(maps), source='feature', radius=3)
+        z, tuple(maps), source='feature', radius=3
+    )
     assert torch.equal(loss, as_tuple)
 
 
@@ -222,7 +244,7 @@ def test_feature_loss_equals_loops_over_pixels(num_maps):
 def test_label_loss_is_irnets_class_boundary_loss(ignored):
     """Mean of -log a over P+ and of -log(1 - a) over P-, in probabilities."""
     z, labels = random(2, 1, 7, 8, scale=2), random_labels(2, 7, 8, classes=4)
-    labels.view(-1)[3:3 + 7 * ignored:7] = 255
+    labels.view(-1)[3 : 3 + 7 * ignored : 7] = 255
     boundary = 1 / (1 + np.exp(-z[:, 0].numpy()))
     positive, negative = [], []
     for b, y in zip(boundary, labels.numpy()):
@@ -236,13 +258,15 @@ def test_label_loss_is_irnets_class_boundary_loss(ignored):
                 negative.append(-np.log(1 - a))
     loss = boundary_affinity_loss(z, labels, source='label', radius=4)
     assert loss.item() == pytest.approx(
-        np.mean(positive) + np.mean(negative), rel=1e-12)
+        np.mean(positive) + np.mean(negative), rel=1e-12
+    )
 
 
 def test_long_lines_of_radius_10_equal_loops_over_pixels():
     z, labels = random(1, 1, 12, 13, scale=3), random_labels(1, 12, 13)
-    expected = reference_loss(z[:, 0].numpy(),
-                              [label_affinity(labels[0].numpy())], 10)
+    expected = reference_loss(
+        z[:, 0].numpy(), [label_affinity(labels[0].numpy())], 10
+    )
     loss = boundary_affinity_loss(z, labels, source='label', radius=10)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
@@ -250,8 +274,9 @@ def test_long_lines_of_radius_10_equal_loops_over_pixels():
 @pytest.mark.parametrize('shape', [(1, 9), (9, 1), (2, 3), (3, 12)])
 def test_maps_smaller_than_the_radius_equal_loops_over_pixels(shape):
     z, labels = random(1, 1, *shape), random_labels(1, *shape, classes=2)
-    expected = reference_loss(z[:, 0].numpy(),
-                              [label_affinity(labels[0].numpy())], 7)
+    expected = reference_loss(
+        z[:, 0].numpy(), [label_affinity(labels[0].numpy())], 7
+    )
     loss, grad = gradient(z, labels, source='label', radius=7)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
     assert grad.isfinite().all() and grad.abs().max() > 0
@@ -259,10 +284,13 @@ def test_maps_smaller_than_the_radius_equal_loops_over_pixels(shape):
 
 SOURCES = {
     'semantic': lambda: random(2, 3, 3, 4, seed=1),
-    'feature': lambda: [random(2, 4, 3, 3, seed=1),
-                        random(2, 6, 5, 6, seed=2)],
+    'feature': lambda: [
+        random(2, 4, 3, 3, seed=1),
+        random(2, 6, 5, 6, seed=2),
+    ],
     'label': lambda: random_labels(2, 5, 6).masked_fill(
-        random(2, 5, 6, seed=3) > 1, 255),
+        random(2, 5, 6, seed=3) > 1, 255
+    ),
 }
 
 
@@ -276,8 +304,8 @@ def test_gradient_equals_finite_differences(source):
     def loss(x):
         return 3 * boundary_affinity_loss(x, teacher, source=source, radius=4)
 
-    assert torch.autograd.gradcheck(loss, (z, ))
-    assert torch.autograd.gradgradcheck(loss, (z, ))
+    assert torch.autograd.gradcheck(loss, (z,))
+    assert torch.autograd.gradgradcheck(loss, (z,))
 
 
 def test_tied_maximum_takes_one_unit_of_gradient():
@@ -288,17 +316,20 @@ def test_tied_maximum_takes_one_unit_of_gradient():
     eps = 1e-6
     up, down = (
         boundary_affinity_loss(z + e, labels, source='label', radius=4)
-        for e in (eps, -eps))
+        for e in (eps, -eps)
+    )
     assert grad.sum().item() == pytest.approx(
-        (up - down).item() / (2 * eps), rel=1e-6)
+        (up - down).item() / (2 * eps), rel=1e-6
+    )
 
 
 def test_gradient_scales_with_that_of_the_loss_and_repeats():
     z, teacher = random(1, 1, 5, 6).requires_grad_(), random(1, 3, 5, 6)
     loss = boundary_affinity_loss(z, teacher)
-    once, = torch.autograd.grad(loss, z, retain_graph=True)
-    scaled, = torch.autograd.grad(
-        loss, z, torch.tensor(-2.5, dtype=torch.float64), retain_graph=True)
+    (once,) = torch.autograd.grad(loss, z, retain_graph=True)
+    (scaled,) = torch.autograd.grad(
+        loss, z, torch.tensor(-2.5, dtype=torch.float64), retain_graph=True
+    )
     torch.testing.assert_close(scaled, -2.5 * once)
     assert torch.equal(torch.autograd.grad(loss, z)[0], once)
 
@@ -309,10 +340,13 @@ def test_pairs_are_balanced_over_the_batch_not_per_image():
     batch = boundary_affinity_loss(z, labels, source='label').item()
     affinities = [label_affinity(y) for y in labels.numpy()]
     assert batch == pytest.approx(
-        reference_loss(z[:, 0].numpy(), affinities, 5), rel=1e-12)
+        reference_loss(z[:, 0].numpy(), affinities, 5), rel=1e-12
+    )
     per_image = [
-        boundary_affinity_loss(z[n:n + 1], labels[n:n + 1],
-                               source='label').item() for n in range(2)
+        boundary_affinity_loss(
+            z[n : n + 1], labels[n : n + 1], source='label'
+        ).item()
+        for n in range(2)
     ]
     assert abs(batch - np.mean(per_image)) > 1e-2
 
@@ -354,10 +388,12 @@ def test_term_without_weight_is_zero(value):
 
 def test_batch_without_any_pair_has_zero_loss_and_gradient():
     ignored = torch.full((1, 4, 4), 255)
-    cases = [(random(1, 1, 4, 4), ignored, 'label'),
-             (random(1, 1, 1, 1), torch.zeros(1, 1, 1).long(), 'label'),
-             (random(1, 1, 1, 1), random(1, 3, 1, 1), 'semantic'),
-             (random(1, 1, 1, 1), random(1, 3, 1, 1), 'feature')]
+    cases = [
+        (random(1, 1, 4, 4), ignored, 'label'),
+        (random(1, 1, 1, 1), torch.zeros(1, 1, 1).long(), 'label'),
+        (random(1, 1, 1, 1), random(1, 3, 1, 1), 'semantic'),
+        (random(1, 1, 1, 1), random(1, 3, 1, 1), 'feature'),
+    ]
     for z, teacher, source in cases:
         loss, grad = gradient(z, teacher, source=source)
         assert loss.item() == 0
@@ -371,7 +407,8 @@ def test_saturated_teacher_equals_labels_of_one_class():
     z = random(1, 1, 8, 8, dtype=torch.float32)
     loss, grad = gradient(z, teacher)
     labels, label_grad = gradient(
-        z, constant_affinity_teacher(1, 8, 8), source='label')
+        z, constant_affinity_teacher(1, 8, 8), source='label'
+    )
     torch.testing.assert_close(loss, labels)
     torch.testing.assert_close(grad, label_grad)
 
@@ -384,7 +421,8 @@ def test_constant_feature_map_has_affinity_one(dtype):
     teacher = channels * (random(2, 1, 6, 7, seed=2, dtype=dtype).abs() + 0.1)
     loss, grad = gradient(z, teacher, source='feature')
     expected, expected_grad = gradient(
-        z, constant_affinity_teacher(2, 6, 7), source='label')
+        z, constant_affinity_teacher(2, 6, 7), source='label'
+    )
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(grad, expected_grad)
 
@@ -404,9 +442,11 @@ def test_ignored_pixels_drop_pairs_they_end_but_not_lines_they_cross():
     assert grad.flatten()[1] > 0
     # As a class of its own the middle would add two pairs of A = 0.
     kept = boundary_affinity_loss(
-        z, labels, source='label', radius=3, ignore_index=-1)
+        z, labels, source='label', radius=3, ignore_index=-1
+    )
     assert kept.item() == pytest.approx(
-        softplus(3.0) + softplus(-3.0), rel=1e-6)
+        softplus(3.0) + softplus(-3.0), rel=1e-6
+    )
 
 
 # ----------------------------------------------------------------- resizing
@@ -416,9 +456,11 @@ def test_ignored_pixels_drop_pairs_they_end_but_not_lines_they_cross():
 def test_semantic_logits_are_resized_before_the_softmax(size):
     z, teacher = random(1, 1, 6, 7), random(1, 3, *size, seed=1, scale=4)
     resized = F.interpolate(
-        teacher, size=(6, 7), mode='bilinear', align_corners=False)
-    expected = reference_loss(z[:, 0].numpy(),
-                              [semantic_affinity(resized[0].numpy(), 1.0)], 3)
+        teacher, size=(6, 7), mode='bilinear', align_corners=False
+    )
+    expected = reference_loss(
+        z[:, 0].numpy(), [semantic_affinity(resized[0].numpy(), 1.0)], 3
+    )
     loss = boundary_affinity_loss(z, teacher, radius=3)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
@@ -427,13 +469,15 @@ def test_each_feature_map_is_resized_before_its_cosines():
     z = random(1, 1, 6, 7)
     maps = [random(1, 4, 3, 3, seed=1), random(1, 5, 12, 14, seed=2)]
     resized = [
-        F.interpolate(
-            g, size=(6, 7), mode='bilinear', align_corners=False)[0].numpy()
+        F.interpolate(g, size=(6, 7), mode='bilinear', align_corners=False)[
+            0
+        ].numpy()
         for g in maps
     ]
     pairs = list(reference_pairs(6, 7, 3))
-    expected = reference_loss(z[:, 0].numpy(),
-                              [feature_affinity(resized, pairs)], 3)
+    expected = reference_loss(
+        z[:, 0].numpy(), [feature_affinity(resized, pairs)], 3
+    )
     loss = boundary_affinity_loss(z, maps, source='feature', radius=3)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
@@ -444,8 +488,8 @@ def test_labels_are_resized_to_the_nearest(size):
     resized = F.interpolate(labels[:, None].double(), size=(6, 7))
     resized = resized[:, 0].long()
     loss, expected = (
-        boundary_affinity_loss(z, y, source='label')
-        for y in (labels, resized))
+        boundary_affinity_loss(z, y, source='label') for y in (labels, resized)
+    )
     assert torch.equal(loss, expected)
 
 
@@ -528,8 +572,10 @@ class LargestOutput(TorchDispatchMode):
         outputs = out if isinstance(out, (tuple, list)) else [out]
         for x in outputs:
             if isinstance(x, torch.Tensor):
-                self.numel = max(self.numel, x.untyped_storage().nbytes() //
-                                 x.element_size())
+                self.numel = max(
+                    self.numel,
+                    x.untyped_storage().nbytes() // x.element_size(),
+                )
         return out
 
 
@@ -542,8 +588,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs(source):
         teacher = teacher.argmax(1)
     assert len(pair_displacements(7)) > 4 * k
     with LargestOutput() as largest:
-        boundary_affinity_loss(
-            z, teacher, source=source, radius=7).backward()
+        boundary_affinity_loss(z, teacher, source=source, radius=7).backward()
     assert n * h * w <= largest.numel <= n * k * h * w
 
 
@@ -554,8 +599,8 @@ def test_backward_keeps_a_few_maps_whatever_the_pairs(radius, classes):
     z = random(2, 1, 16, 16).requires_grad_()
     teacher = random(2, classes, 16, 16)
     with torch.autograd.graph.saved_tensors_hooks(
-            lambda x: saved.update({x.data_ptr(): x.numel()}) or x,
-            lambda x: x):
+        lambda x: saved.update({x.data_ptr(): x.numel()}) or x, lambda x: x
+    ):
         boundary_affinity_loss(z, teacher, radius=radius)
     assert sum(saved.values()) <= 8 * z.numel()
 
@@ -567,41 +612,103 @@ T = torch.zeros(2, 3, 4, 5)
 Y = torch.zeros(2, 4, 5, dtype=torch.long)
 
 
-@pytest.mark.parametrize('error, message, args, kwargs', [
-    (TypeError, 'boundary_logits must be a floating.*got torch.int64',
-     (Z.long(), T), {}),
-    (TypeError, 'boundary_logits must be a floating.*got list', ([Z], T), {}),
-    (ValueError, r'boundary_logits must have shape \(N, 1, H, W\).*3',
-     (T, T), {}),
-    (ValueError, r'boundary_logits must have shape.*\(2, 4, 5\)',
-     (Z[:, 0], T), {}),
-    (ValueError, 'none of them 0', (Z[:0], T[:0]), {}),
-    (ValueError, 'source must be one of.*edges', (Z, T),
-     dict(source='edges')),
-    (ValueError, 'radius must be finite and greater than 1.*1', (Z, T),
-     dict(radius=1)),
-    (ValueError, 'radius must be finite.*inf', (Z, T),
-     dict(radius=float('inf'))),
-    (TypeError, 'radius must be a number.*str', (Z, T), dict(radius='5')),
-    (ValueError, 'tau must be positive.*0', (Z, T), dict(tau=0)),
-    (TypeError, 'teacher must be a floating.*int64', (Z, T.long()), {}),
-    (TypeError, 'teacher must be a floating.*list', (Z, [T]), {}),
-    (ValueError, 'same images.*1 for 2', (Z, T[:1]), {}),
-    (ValueError, 'at least 2 class channels', (Z, Z), {}),
-    (TypeError, 'sequence of tensors.*int', (Z, 3), dict(source='feature')),
-    (ValueError, 'at least one map', (Z, []), dict(source='feature')),
-    (TypeError, r'teacher\[1\] must be a floating.*int64', (Z, [T, Y]),
-     dict(source='feature')),
-    (ValueError, r'teacher\[1\] must hold the same images.*1 for 2',
-     (Z, [T, T[:1]]), dict(source='feature')),
-    (TypeError, "integer map for 'label'.*float32", (Z, T),
-     dict(source='label')),
-    (TypeError, "tensor for 'label'.*list", (Z, [Y]), dict(source='label')),
-    (ValueError, r"shape \(2, h, w\) for 'label'.*squeeze", (Z, Y[:, None]),
-     dict(source='label')),
-    (ValueError, r"shape \(2, h, w\) for 'label'", (Z, Y[:1]),
-     dict(source='label')),
-])
+@pytest.mark.parametrize(
+    'error, message, args, kwargs',
+    [
+        (
+            TypeError,
+            'boundary_logits must be a floating.*got torch.int64',
+            (Z.long(), T),
+            {},
+        ),
+        (
+            TypeError,
+            'boundary_logits must be a floating.*got list',
+            ([Z], T),
+            {},
+        ),
+        (
+            ValueError,
+            r'boundary_logits must have shape \(N, 1, H, W\).*3',
+            (T, T),
+            {},
+        ),
+        (
+            ValueError,
+            r'boundary_logits must have shape.*\(2, 4, 5\)',
+            (Z[:, 0], T),
+            {},
+        ),
+        (ValueError, 'none of them 0', (Z[:0], T[:0]), {}),
+        (
+            ValueError,
+            'source must be one of.*edges',
+            (Z, T),
+            dict(source='edges'),
+        ),
+        (
+            ValueError,
+            'radius must be finite and greater than 1.*1',
+            (Z, T),
+            dict(radius=1),
+        ),
+        (
+            ValueError,
+            'radius must be finite.*inf',
+            (Z, T),
+            dict(radius=float('inf')),
+        ),
+        (TypeError, 'radius must be a number.*str', (Z, T), dict(radius='5')),
+        (ValueError, 'tau must be positive.*0', (Z, T), dict(tau=0)),
+        (TypeError, 'teacher must be a floating.*int64', (Z, T.long()), {}),
+        (TypeError, 'teacher must be a floating.*list', (Z, [T]), {}),
+        (ValueError, 'same images.*1 for 2', (Z, T[:1]), {}),
+        (ValueError, 'at least 2 class channels', (Z, Z), {}),
+        (
+            TypeError,
+            'sequence of tensors.*int',
+            (Z, 3),
+            dict(source='feature'),
+        ),
+        (ValueError, 'at least one map', (Z, []), dict(source='feature')),
+        (
+            TypeError,
+            r'teacher\[1\] must be a floating.*int64',
+            (Z, [T, Y]),
+            dict(source='feature'),
+        ),
+        (
+            ValueError,
+            r'teacher\[1\] must hold the same images.*1 for 2',
+            (Z, [T, T[:1]]),
+            dict(source='feature'),
+        ),
+        (
+            TypeError,
+            "integer map for 'label'.*float32",
+            (Z, T),
+            dict(source='label'),
+        ),
+        (
+            TypeError,
+            "tensor for 'label'.*list",
+            (Z, [Y]),
+            dict(source='label'),
+        ),
+        (
+            ValueError,
+            r"shape \(2, h, w\) for 'label'.*squeeze",
+            (Z, Y[:, None]),
+            dict(source='label'),
+        ),
+        (
+            ValueError,
+            r"shape \(2, h, w\) for 'label'",
+            (Z, Y[:1]),
+            dict(source='label'),
+        ),
+    ],
+)
 def test_wrong_arguments_are_named(error, message, args, kwargs):
     with pytest.raises(error, match=message):
         boundary_affinity_loss(*args, **kwargs)

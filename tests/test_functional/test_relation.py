@@ -1,4 +1,5 @@
 """The relation loss against loops over pixels written from its formulas."""
+
 import gc
 
 import numpy as np
@@ -32,10 +33,12 @@ def reference_loss(student, teacher, tau, **options):
     divergences = []
     for f_s, f_t in zip(student.numpy(), teacher.numpy()):
         for row_s, row_t in zip(
-                reference_relation(f_s, tau, **options),
-                reference_relation(f_t, tau, **options)):
+            reference_relation(f_s, tau, **options),
+            reference_relation(f_t, tau, **options),
+        ):
             divergences.append(
-                sum(t * np.log(t / s) for s, t in zip(row_s, row_t) if t))
+                sum(t * np.log(t / s) for s, t in zip(row_s, row_t) if t)
+            )
     return np.mean(divergences)
 
 
@@ -69,7 +72,7 @@ OPTIONS = [
     dict(),
     dict(exclude_self=True),
     dict(center=True),
-    dict(exclude_self=True, center=True)
+    dict(exclude_self=True, center=True),
 ]
 
 # ------------------------------------------------------- value and gradient
@@ -89,19 +92,26 @@ def test_loss_equals_loops_over_pixels(tau, options):
 def test_default_temperature_is_a_tenth():
     student, teacher = random(1, 3, 4, 5), random(1, 6, 4, 5, seed=1)
     assert torch.equal(
-        relation_kl(student, teacher), relation_kl(student, teacher, tau=0.1))
+        relation_kl(student, teacher), relation_kl(student, teacher, tau=0.1)
+    )
 
 
 @pytest.mark.parametrize('options', OPTIONS)
-@pytest.mark.parametrize('tau, block_size', [(0.3, None), (0.3, 5),
-                                             (0.014, 5)])
+@pytest.mark.parametrize(
+    'tau, block_size', [(0.3, None), (0.3, 5), (0.014, 5)]
+)
 def test_gradient_equals_finite_differences(tau, block_size, options):
     student = random(2, 3, 3, 4).requires_grad_()
     teacher = student.detach() + 0.01 * random(2, 3, 3, 4, seed=1)
     assert torch.autograd.gradcheck(
-        lambda x: 3 * relation_kl(
-            x, teacher, tau=tau, block_size=block_size, **options),
-        (student, ))
+        lambda x: (
+            3
+            * relation_kl(
+                x, teacher, tau=tau, block_size=block_size, **options
+            )
+        ),
+        (student,),
+    )
 
 
 def test_gradient_equals_that_of_the_materialised_relations():
@@ -128,8 +138,9 @@ def test_result_is_independent_of_block_size(block_size, tau, options):
 def test_float32_equals_float64_for_any_block_size(block_size):
     student = random(1, 24, 30, 40, dtype=torch.float32)
     teacher = torch.cat([student, random(1, 9, 30, 40).float()], dim=1)
-    expected, expected_grad = gradient(student.double(), teacher.double(),
-                                       plain_loss)
+    expected, expected_grad = gradient(
+        student.double(), teacher.double(), plain_loss
+    )
     loss, grad = gradient(student, teacher, block_size=block_size)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-7)
     error = (grad - expected_grad).norm() / expected_grad.norm()
@@ -139,12 +150,13 @@ def test_float32_equals_float64_for_any_block_size(block_size):
 def test_gradient_scales_with_that_of_the_loss_and_repeats():
     student, teacher = random(1, 3, 4, 5).requires_grad_(), random(1, 3, 4, 5)
     loss = relation_kl(student, teacher.flip(2))
-    once, = torch.autograd.grad(loss, student, retain_graph=True)
-    scaled, = torch.autograd.grad(
+    (once,) = torch.autograd.grad(loss, student, retain_graph=True)
+    (scaled,) = torch.autograd.grad(
         loss,
         student,
         torch.tensor(-2.5, dtype=torch.float64),
-        retain_graph=True)
+        retain_graph=True,
+    )
     torch.testing.assert_close(scaled, -2.5 * once)
     assert torch.equal(torch.autograd.grad(loss, student)[0], once)
 
@@ -157,7 +169,8 @@ def test_positive_scale_of_each_pixel_does_not_matter():
     scales = random(2, 1, 4, 5, seed=2).exp()
     torch.testing.assert_close(
         relation_kl(student * scales, teacher * 1e3 / scales),
-        relation_kl(student, teacher))
+        relation_kl(student, teacher),
+    )
 
 
 def test_rotation_of_the_channels_does_not_matter():
@@ -167,7 +180,9 @@ def test_rotation_of_the_channels_does_not_matter():
         q, _ = torch.linalg.qr(random(channels, channels, seed=2))
         rotated = [
             torch.einsum('dc,nchw->ndhw', q, f)
-            if f.shape[1] == channels else f for f in (student, teacher)
+            if f.shape[1] == channels
+            else f
+            for f in (student, teacher)
         ]
         torch.testing.assert_close(relation_kl(*rotated), expected)
 
@@ -192,7 +207,8 @@ def test_constant_offset_matters_only_without_centring():
     moved = student + random(2, 3, 1, 1, seed=2)
     torch.testing.assert_close(
         relation_kl(moved, teacher, center=True),
-        relation_kl(student, teacher, center=True))
+        relation_kl(student, teacher, center=True),
+    )
     difference = relation_kl(moved, teacher) - relation_kl(student, teacher)
     assert difference.abs() > 1e-3
 
@@ -207,8 +223,10 @@ def test_equal_features_have_no_loss_and_no_gradient(options):
 
 @pytest.mark.parametrize('seed', range(5))
 def test_loss_is_positive_for_different_features(seed):
-    student, teacher = random(1, 3, 4, 5, seed=seed), random(1, 3, 4, 5,
-                                                             seed=seed + 9)
+    student, teacher = (
+        random(1, 3, 4, 5, seed=seed),
+        random(1, 3, 4, 5, seed=seed + 9),
+    )
     assert relation_kl(student, teacher) > 1e-3
     assert relation_kl(student, teacher) != relation_kl(teacher, student)
 
@@ -216,10 +234,11 @@ def test_loss_is_positive_for_different_features(seed):
 def test_images_are_averaged():
     student, teacher = random(3, 3, 4, 5), random(3, 6, 4, 5, seed=1)
     each = [
-        relation_kl(student[n:n + 1], teacher[n:n + 1]) for n in range(3)
+        relation_kl(student[n : n + 1], teacher[n : n + 1]) for n in range(3)
     ]
     torch.testing.assert_close(
-        relation_kl(student, teacher), sum(each) / len(each))
+        relation_kl(student, teacher), sum(each) / len(each)
+    )
 
 
 # ---------------------------------------------------------------- edge cases
@@ -232,7 +251,8 @@ def test_zero_vectors_are_unrelated_and_take_no_gradient(side):
     zeroed[:, :, 1, 2:4] = 0
     loss, grad = gradient(student, teacher)
     assert loss.item() == pytest.approx(
-        reference_loss(student, teacher, 0.1), rel=1e-10)
+        reference_loss(student, teacher, 0.1), rel=1e-10
+    )
     assert grad.isfinite().all()
     assert grad.abs().max() < 1  # not multiplied by 1 / eps
     if side == 'student':
@@ -247,13 +267,14 @@ def test_small_temperature_is_exact_in_float32(tau, exclude_self):
     teacher = random(1, 8, 4, 5, seed=1, dtype=torch.float32)
     options = dict(tau=tau, exclude_self=exclude_self)
     loss, grad = gradient(student, teacher, **options)
-    expected, expected_grad = gradient(student.double(), teacher.double(),
-                                       **options)
+    expected, expected_grad = gradient(
+        student.double(), teacher.double(), **options
+    )
     assert expected_grad.isfinite().all()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-3, atol=1e-12)
     torch.testing.assert_close(
-        loss.double(), expected, rtol=1e-3, atol=1e-12)
-    torch.testing.assert_close(
-        grad.double(), expected_grad, rtol=2e-2, atol=2e-2)
+        grad.double(), expected_grad, rtol=2e-2, atol=2e-2
+    )
 
 
 @pytest.mark.parametrize('exclude_self', [False, True])
@@ -266,13 +287,14 @@ def test_logits_at_their_bounds_neither_overflow_nor_vanish(tau, exclude_self):
     opposite[..., 1:] *= -1
     for student, teacher in ((alike, opposite), (opposite, alike)):
         loss, grad = gradient(student, teacher, **options)
-        expected, expected_grad = gradient(student.double(), teacher.double(),
-                                           **options)
+        expected, expected_grad = gradient(
+            student.double(), teacher.double(), **options
+        )
         assert expected.isfinite() and expected > 0
+        torch.testing.assert_close(loss.double(), expected, rtol=2e-5, atol=0)
         torch.testing.assert_close(
-            loss.double(), expected, rtol=2e-5, atol=0)
-        torch.testing.assert_close(
-            grad.double(), expected_grad, rtol=1e-3, atol=1e-6)
+            grad.double(), expected_grad, rtol=1e-3, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize('block_size', [None, 1, 2, 3, 5, 12])
@@ -287,17 +309,15 @@ def test_pixel_that_is_like_no_other_is_exact_in_float32(tau, block_size):
     for student, teacher in ((alike, lone), (lone, alike)):
         student, teacher = student.float(), teacher.float()
         loss, grad = gradient(
-            student,
-            teacher,
-            tau=tau,
-            exclude_self=True,
-            block_size=block_size)
+            student, teacher, tau=tau, exclude_self=True, block_size=block_size
+        )
         expected, expected_grad = gradient(
             student.double(),
             teacher.double(),
             plain_loss,
             tau=tau,
-            exclude_self=True)
+            exclude_self=True,
+        )
         assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
         error = (grad - expected_grad).norm() / expected_grad.norm()
         assert error < 2e-3
@@ -305,7 +325,7 @@ def test_pixel_that_is_like_no_other_is_exact_in_float32(tau, block_size):
 
 def test_single_channel_of_either_sign_is_exact_in_float32():
     student = torch.ones(1, 1, 1, 3)
-    teacher = torch.tensor([[[[1., -1., -1.]]]])
+    teacher = torch.tensor([[[[1.0, -1.0, -1.0]]]])
     options = dict(tau=0.02, exclude_self=True)
     loss, grad = gradient(student, teacher, **options)
     # Two of three rows: one hot against 1/2 and 1/2, hence log 2.
@@ -326,19 +346,20 @@ def test_single_pixel_has_no_loss(options, tau):
 # ----------------------------------------------------------------- resizing
 
 
-@pytest.mark.parametrize('size_s, size_t', [((4, 5), (8, 10)),
-                                            ((7, 9), (4, 5)),
-                                            ((4, 6), (6, 4))])
+@pytest.mark.parametrize(
+    'size_s, size_t', [((4, 5), (8, 10)), ((7, 9), (4, 5)), ((4, 6), (6, 4))]
+)
 def test_larger_map_is_resized_to_the_smaller(size_s, size_t):
     student, teacher = random(2, 3, *size_s), random(2, 6, *size_t, seed=1)
     options = dict(mode='bilinear', align_corners=False)
     if size_s[0] * size_s[1] > size_t[0] * size_t[1]:
         expected = reference_loss(
-            F.interpolate(student, size_t, **options), teacher, 0.1)
+            F.interpolate(student, size_t, **options), teacher, 0.1
+        )
     else:
-        expected = reference_loss(student,
-                                  F.interpolate(teacher, size_s, **options),
-                                  0.1)
+        expected = reference_loss(
+            student, F.interpolate(teacher, size_s, **options), 0.1
+        )
     loss, grad = gradient(student, teacher)
     assert loss.item() == pytest.approx(expected, rel=1e-10)
     assert grad.shape == student.shape and grad.abs().max() > 0
@@ -348,7 +369,8 @@ def test_gradient_through_the_resizing_equals_finite_differences():
     student = random(1, 2, 4, 5).requires_grad_()
     teacher = random(1, 3, 3, 3, seed=1)
     assert torch.autograd.gradcheck(
-        lambda x: relation_kl(x, teacher, tau=0.5), (student, ))
+        lambda x: relation_kl(x, teacher, tau=0.5), (student,)
+    )
 
 
 # --------------------------------------------------------- dtypes, gradients
@@ -434,8 +456,10 @@ class LargestOutput(TorchDispatchMode):
         outputs = out if isinstance(out, (tuple, list)) else [out]
         for x in outputs:
             if isinstance(x, torch.Tensor):
-                self.numel = max(self.numel, x.untyped_storage().nbytes() //
-                                 x.element_size())
+                self.numel = max(
+                    self.numel,
+                    x.untyped_storage().nbytes() // x.element_size(),
+                )
         return out
 
 
@@ -446,9 +470,12 @@ def test_no_relation_is_ever_held_as_a_whole(size):
     student = random(1, 4, *size, dtype=torch.float32).requires_grad_()
     teacher = random(1, 8, *size, seed=1, dtype=torch.float32)
     saved = []
-    with LargestOutput() as largest, \
-            torch.autograd.graph.saved_tensors_hooks(
-                lambda x: saved.append(x.numel()) or x, lambda x: x):
+    with (
+        LargestOutput() as largest,
+        torch.autograd.graph.saved_tensors_hooks(
+            lambda x: saved.append(x.numel()) or x, lambda x: x
+        ),
+    ):
         relation_kl(student, teacher).backward()
     assert student.grad is not None
     assert largest.numel >= num_pixels  # the mode saw the blocks
@@ -471,11 +498,16 @@ def test_nothing_waits_for_the_device(tau, options):
     student = random(2, 3, 4, 5).requires_grad_()
     with LargestOutput() as operations:
         relation_kl(
-            student, random(2, 6, 8, 9, seed=1), tau=tau, **options).backward()
+            student, random(2, 6, 8, 9, seed=1), tau=tau, **options
+        ).backward()
     assert 'exp2' in operations.names or 'exp2_' in operations.names
     assert not operations.names & {
-        '_local_scalar_dense', 'item', 'is_nonzero', 'nonzero', 'equal',
-        'masked_select'
+        '_local_scalar_dense',
+        'item',
+        'is_nonzero',
+        'nonzero',
+        'equal',
+        'masked_select',
     }
 
 
@@ -503,19 +535,34 @@ def test_steps_of_various_shapes_keep_no_tensor():
 S = torch.ones(2, 3, 4, 5)
 
 
-@pytest.mark.parametrize('error, message, args, kwargs', [
-    (TypeError, 'student must be a floating.*int64', (S.long(), S), {}),
-    (TypeError, 'teacher must be a floating.*list', (S, [S]), {}),
-    (ValueError, r'student must have shape.*\(3, 4, 5\)', (S[0], S), {}),
-    (ValueError, r'teacher must have shape.*none of them 0.*\(2, 3, 0, 5\)',
-     (S, S[:, :, :0]), {}),
-    (ValueError, 'same images.*1 for 2', (S, S[:1]), {}),
-    (ValueError, 'tau must be positive.*-1', (S, S), dict(tau=-1)),
-    (ValueError, 'block_size must be positive.*0', (S, S),
-     dict(block_size=0)),
-    (TypeError, 'block_size must be an integer.*float', (S, S),
-     dict(block_size=2.0)),
-])
+@pytest.mark.parametrize(
+    'error, message, args, kwargs',
+    [
+        (TypeError, 'student must be a floating.*int64', (S.long(), S), {}),
+        (TypeError, 'teacher must be a floating.*list', (S, [S]), {}),
+        (ValueError, r'student must have shape.*\(3, 4, 5\)', (S[0], S), {}),
+        (
+            ValueError,
+            r'teacher must have shape.*none of them 0.*\(2, 3, 0, 5\)',
+            (S, S[:, :, :0]),
+            {},
+        ),
+        (ValueError, 'same images.*1 for 2', (S, S[:1]), {}),
+        (ValueError, 'tau must be positive.*-1', (S, S), dict(tau=-1)),
+        (
+            ValueError,
+            'block_size must be positive.*0',
+            (S, S),
+            dict(block_size=0),
+        ),
+        (
+            TypeError,
+            'block_size must be an integer.*float',
+            (S, S),
+            dict(block_size=2.0),
+        ),
+    ],
+)
 def test_wrong_arguments_are_named(error, message, args, kwargs):
     with pytest.raises(error, match=message):
         relation_kl(*args, **kwargs)

@@ -1,4 +1,5 @@
 """What of the losses can be looked at, against loops over pixels."""
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +44,8 @@ def test_semantic_edges_equal_loops_over_neighbours():
         p = np.exp(image / 2)
         p /= p.sum(0)
         expected = reference_edges(
-            lambda i, j: p[:, i[0], i[1]] @ p[:, j[0], j[1]], (5, 6))
+            lambda i, j, p=p: p[:, i[0], i[1]] @ p[:, j[0], j[1]], (5, 6)
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -56,15 +58,17 @@ def test_feature_edges_take_their_scale_from_the_radius_of_the_loss():
 
     pixels = [(y, x) for y in range(4) for x in range(5)]
     near = [
-        distance(i, j) for a, i in enumerate(pixels) for j in pixels[a + 1:]
-        if (i[0] - j[0])**2 + (i[1] - j[1])**2 < 3**2
+        distance(i, j)
+        for a, i in enumerate(pixels)
+        for j in pixels[a + 1 :]
+        if (i[0] - j[0]) ** 2 + (i[1] - j[1]) ** 2 < 3**2
     ]
     expected = reference_edges(
-        lambda i, j: np.exp(-distance(i, j) / np.mean(near)), (4, 5))
+        lambda i, j: np.exp(-distance(i, j) / np.mean(near)), (4, 5)
+    )
     edges = affinity_edges(
-        torch.zeros(1, 1, 4, 5).double(), [feature],
-        source='feature',
-        radius=3)
+        torch.zeros(1, 1, 4, 5).double(), [feature], source='feature', radius=3
+    )
     np.testing.assert_allclose(edges[0, 0].numpy(), expected, rtol=1e-12)
 
 
@@ -97,31 +101,39 @@ def reference_row(features, pixel, tau, exclude_self, center):
     return np.reshape(weights, features.shape[1:]) / np.sum(weights)
 
 
-@pytest.mark.parametrize('options', [
-    dict(exclude_self=False, center=False),
-    dict(exclude_self=True, center=True)
-])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(exclude_self=False, center=False),
+        dict(exclude_self=True, center=True),
+    ],
+)
 def test_rows_equal_loops_over_pixels(options):
     student, teacher = random(2, 3, 4, 6), random(2, 5, 4, 6, seed=1)
     # The corners of the pixels' squares, and the last place inside the map.
-    points, pixels = [(0.25, 0.5), (0.99, 0.99), (0, 0)], [(1, 3), (3, 5),
-                                                           (0, 0)]
+    points, pixels = (
+        [(0.25, 0.5), (0.99, 0.99), (0, 0)],
+        [(1, 3), (3, 5), (0, 0)],
+    )
     rows = relation_rows(student, teacher, points, tau=0.3, **options)
     for features, found in zip((student, teacher), rows):
         assert found.shape == (2, 3, 4, 6)
         for n in range(2):
             for q, pixel in enumerate(pixels):
-                expected = reference_row(features[n].numpy(), pixel, 0.3,
-                                         **options)
+                expected = reference_row(
+                    features[n].numpy(), pixel, 0.3, **options
+                )
                 np.testing.assert_allclose(
-                    found[n, q].numpy(), expected, rtol=1e-10)
+                    found[n, q].numpy(), expected, rtol=1e-10
+                )
 
 
 def test_rows_of_all_pixels_make_up_the_loss():
     """Of maps of two sizes: the rows are those that are compared."""
     student, teacher = random(1, 3, 8, 12), random(1, 5, 4, 6, seed=1)
-    points = [((y + 0.5) / 4, (x + 0.5) / 6) for y in range(4)
-              for x in range(6)]
+    points = [
+        ((y + 0.5) / 4, (x + 0.5) / 6) for y in range(4) for x in range(6)
+    ]
     rows_s, rows_t = relation_rows(student, teacher, points)
     kl = (rows_t * (rows_t / rows_s).log()).sum() / len(points)
     assert kl.item() == pytest.approx(relation_kl(student, teacher).item())
@@ -133,8 +145,9 @@ def test_rows_take_no_gradient():
         assert not rows.requires_grad
 
 
-@pytest.mark.parametrize('points', [[(0.5, 1.0)], [(-0.1, 0.5)], [(0.5, )],
-                                    (0.5, 0.5)])
+@pytest.mark.parametrize(
+    'points', [[(0.5, 1.0)], [(-0.1, 0.5)], [(0.5,)], (0.5, 0.5)]
+)
 def test_wrong_points_are_named(points):
     with pytest.raises(ValueError, match='points must be shares'):
         relation_rows(random(1, 3, 4, 6), random(1, 3, 4, 6), points)

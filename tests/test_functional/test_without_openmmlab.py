@@ -1,4 +1,5 @@
 """``mmbckd.functional`` where OpenMMLab is missing, broken or too old."""
+
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 OPENMMLAB = ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmrazor', 'mim')
 # A finder before all others: to every import these packages do not exist.
-BLOCK = '''
+BLOCK = """
 import importlib.metadata, sys
 
 class Blocked:
@@ -19,69 +20,85 @@ class Blocked:
             raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
 
 sys.meta_path.insert(0, Blocked)
-'''
-MISSING = '''
+"""
+MISSING = """
 def not_found(name):
     raise importlib.metadata.PackageNotFoundError(name)
 
 importlib.metadata.version = not_found
-'''
-OLD_MMDET = '''
+"""
+OLD_MMDET = """
 import importlib.metadata
 version = importlib.metadata.version
 importlib.metadata.version = (
     lambda name: '3.2.0' if name == 'mmdet' else version(name))
-'''
+"""
 BLOCKED = BLOCK.format(names=OPENMMLAB)
 ENVIRONMENTS = dict(
     broken=BLOCKED,
     missing=BLOCKED + MISSING,
     # `packaging` reads the versions, and comes with OpenMMLab only.
-    nothing_else=BLOCK.format(names=(*OPENMMLAB, 'packaging', 'cv2', 'scipy',
-                                     'pycocotools')) + MISSING,
-    old_version=OLD_MMDET)
-USE = '''
+    nothing_else=BLOCK.format(
+        names=(*OPENMMLAB, 'packaging', 'cv2', 'scipy', 'pycocotools')
+    )
+    + MISSING,
+    old_version=OLD_MMDET,
+)
+USE = """
 import torch
 loss = relation_kl(torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3))
 assert loss.item() == 0, loss
-'''
+"""
 
 
 def python(code, **environ):
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
-                          env=dict(
-                              os.environ, PYTHONPATH=str(ROOT), **environ),
-                          cwd='/',
-                          capture_output=True,
-                          text=True)
+    return subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code],
+        env=dict(os.environ, PYTHONPATH=str(ROOT), **environ),
+        cwd='/',
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize('environment', ENVIRONMENTS)
-@pytest.mark.parametrize('statement', [
-    'from mmbckd.functional import relation_kl',
-    'from mmbckd.functional.relation import relation_kl',
-    'import mmbckd.functional; relation_kl = mmbckd.functional.relation_kl',
-    'import importlib; relation_kl = importlib.import_module('
-    '"mmbckd.functional").relation_kl'
-])
+@pytest.mark.parametrize(
+    'statement',
+    [
+        'from mmbckd.functional import relation_kl',
+        'from mmbckd.functional.relation import relation_kl',
+        'import mmbckd.functional; '
+        'relation_kl = mmbckd.functional.relation_kl',
+        'import importlib; relation_kl = importlib.import_module('
+        '"mmbckd.functional").relation_kl',
+    ],
+)
 def test_losses_work(environment, statement):
     done = python(ENVIRONMENTS[environment] + statement + USE)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ''
 
 
-@pytest.mark.parametrize('environment, message', [
-    ('broken', "mmrazor cannot be imported (No module named 'mm"),
-    ('missing', 'found nothing for torch>=2.1, nothing for mmengine'),
-    ('nothing_else', 'packaging'),
-    ('old_version', 'found 3.2.0 for mmdet==3.3.0'),
-])
-@pytest.mark.parametrize('statement', [
-    'import mmbckd', 'import mmbckd.models', 'from mmbckd import engine',
-    'import importlib; importlib.import_module("mmbckd")',
-    'import mmbckd.functional; mmbckd.models',
-    'from mmbckd.functional import relation_kl; from mmbckd import models'
-])
+@pytest.mark.parametrize(
+    'environment, message',
+    [
+        ('broken', "mmrazor cannot be imported (No module named 'mm"),
+        ('missing', 'found nothing for torch>=2.1, nothing for mmengine'),
+        ('nothing_else', 'packaging'),
+        ('old_version', 'found 3.2.0 for mmdet==3.3.0'),
+    ],
+)
+@pytest.mark.parametrize(
+    'statement',
+    [
+        'import mmbckd',
+        'import mmbckd.models',
+        'from mmbckd import engine',
+        'import importlib; importlib.import_module("mmbckd")',
+        'import mmbckd.functional; mmbckd.models',
+        'from mmbckd.functional import relation_kl; from mmbckd import models',
+    ],
+)
 def test_all_else_ends_in_one_clear_message(environment, message, statement):
     done = python(ENVIRONMENTS[environment] + statement)
     assert done.returncode == 1
@@ -99,15 +116,20 @@ def test_without_the_compat_layer_losses_work_and_all_else_says_why():
 
 
 def test_metrics_name_what_they_need():
-    done = python(ENVIRONMENTS['nothing_else'] +
-                  'from mmbckd.functional import boundary_counts')
+    done = python(
+        ENVIRONMENTS['nothing_else']
+        + 'from mmbckd.functional import boundary_counts'
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "ModuleNotFoundError: No module named 'cv2'")
+        "ModuleNotFoundError: No module named 'cv2'"
+    )
 
 
 def test_where_all_is_well_the_mathematics_registers_everything_too():
-    done = python('import mmbckd.functional\n'
-                  'from mmrazor.registry import MODELS\n'
-                  'assert MODELS.get("BCKDDistiller") is not None')
+    done = python(
+        'import mmbckd.functional\n'
+        'from mmrazor.registry import MODELS\n'
+        'assert MODELS.get("BCKDDistiller") is not None'
+    )
     assert done.returncode == 0, done.stderr

@@ -3,8 +3,12 @@ import torch
 from mmrazor.registry import MODELS
 
 from mmbckd.functional import boundary_affinity_loss, relation_kl
-from tests.segmentors import (batch, cnn_segmentor, dilated_segmentor,
-                            transformer_segmentor)
+from tests.segmentors import (
+    batch,
+    cnn_segmentor,
+    dilated_segmentor,
+    transformer_segmentor,
+)
 
 CONV_SEG_INPUT = dict(type='ModuleInputs', source='decode_head.conv_seg')
 
@@ -16,7 +20,9 @@ def build(student=None, teacher=None, cls='FrozenTeacherDistill', **distiller):
             type=f'mmrazor.{cls}',
             architecture=student or cnn_segmentor(),
             teacher=teacher or cnn_segmentor(base_channels=16),
-            distiller=distiller))
+            distiller=distiller,
+        )
+    )
 
 
 def boundary(**kwargs):
@@ -51,8 +57,9 @@ def test_short_form_trains_the_first_layer_and_leaves_the_teacher_alone():
 def test_short_form_equals_the_formulas_on_hooked_tensors():
     """The wiring: the right tensors reach the right formula, weighted."""
     model = build(
-        boundary=boundary(radius=3., tau=2., loss_weight=0.25),
-        context=context(tau=0.2, loss_weight=3.))
+        boundary=boundary(radius=3.0, tau=2.0, loss_weight=0.25),
+        context=context(tau=0.2, loss_weight=3.0),
+    )
     seen = {}
 
     def keep(key, what):
@@ -67,15 +74,17 @@ def test_short_form_equals_the_formulas_on_hooked_tensors():
         head=(model.distiller.connectors['boundary_head'], 'output'),
         logits_t=(model.teacher.decode_head.conv_seg, 'output'),
         feature_s=(model.student.decode_head.conv_seg, 'input'),
-        feature_t=(model.teacher.decode_head.conv_seg, 'input'))
+        feature_t=(model.teacher.decode_head.conv_seg, 'input'),
+    )
     for key, (module, what) in hooked.items():
         module.register_forward_hook(keep(key, what))
     losses = step(model)
     expected = boundary_affinity_loss(
         model.distiller.connectors['boundary_head'](seen['features']),
         seen['logits_t'],
-        radius=3.,
-        tau=2.)
+        radius=3.0,
+        tau=2.0,
+    )
     assert torch.allclose(losses['distill.loss_bd'], 0.25 * expected)
     assert seen['head'].shape == (2, 1, 16, 16)
     expected = relation_kl(seen['feature_s'], seen['feature_t'], tau=0.2)
@@ -84,34 +93,45 @@ def test_short_form_equals_the_formulas_on_hooked_tensors():
 
 def test_short_and_long_form_give_the_same_losses():
     short = build(
-        boundary=boundary(radius=3.), context=context(max_tokens=64))
+        boundary=boundary(radius=3.0), context=context(max_tokens=64)
+    )
     feature = dict(feature=CONV_SEG_INPUT)
     record = dict(recorder='feature', data_idx=0, connector='pool')
     long = build(
         type='mmrazor.ConfigurableDistiller',
         student_recorders=dict(
-            stages=dict(type='ModuleOutputs', source='backbone'), **feature),
+            stages=dict(type='ModuleOutputs', source='backbone'), **feature
+        ),
         teacher_recorders=dict(
             logits=dict(type='ModuleOutputs', source='decode_head.conv_seg'),
-            **feature),
+            **feature,
+        ),
         connectors=dict(
             boundary_head=dict(
                 type='HierarchicalBoundaryConnector',
-                in_channels=[8, 16, 32, 64]),
-            pool=dict(type='ContextConnector', max_tokens=64)),
+                in_channels=[8, 16, 32, 64],
+            ),
+            pool=dict(type='ContextConnector', max_tokens=64),
+        ),
         distill_losses=dict(
-            loss_bd=dict(type='BoundaryAffinityLoss', radius=3.),
-            loss_cd=dict(type='ContextRelationLoss')),
+            loss_bd=dict(type='BoundaryAffinityLoss', radius=3.0),
+            loss_cd=dict(type='ContextRelationLoss'),
+        ),
         loss_forward_mappings=dict(
             loss_bd=dict(
                 preds_S=dict(
                     recorder='stages',
                     from_student=True,
-                    connector='boundary_head'),
-                preds_T=dict(recorder='logits', from_student=False)),
+                    connector='boundary_head',
+                ),
+                preds_T=dict(recorder='logits', from_student=False),
+            ),
             loss_cd=dict(
                 preds_S=dict(from_student=True, **record),
-                preds_T=dict(from_student=False, **record))))
+                preds_T=dict(from_student=False, **record),
+            ),
+        ),
+    )
     long.load_state_dict(short.state_dict())
     images, samples = batch()
     results = []
@@ -135,21 +155,27 @@ def test_other_losses_sit_beside_ours():
         loss_forward_mappings=dict(
             loss_cwd=dict(
                 preds_S=dict(from_student=True, recorder='logits'),
-                preds_T=dict(from_student=False, recorder='logits'))))
+                preds_T=dict(from_student=False, recorder='logits'),
+            )
+        ),
+    )
     losses = step(model)
-    assert {'distill.loss_bd', 'distill.loss_cd',
-            'distill.loss_cwd'} <= set(losses)
+    assert {'distill.loss_bd', 'distill.loss_cd', 'distill.loss_cwd'} <= set(
+        losses
+    )
 
 
-@pytest.mark.parametrize('student, teacher', [
-    (cnn_segmentor, transformer_segmentor),
-    (transformer_segmentor, cnn_segmentor),
-    (dilated_segmentor, transformer_segmentor),
-    (cnn_segmentor, dilated_segmentor),
-])
+@pytest.mark.parametrize(
+    'student, teacher',
+    [
+        (cnn_segmentor, transformer_segmentor),
+        (transformer_segmentor, cnn_segmentor),
+        (dilated_segmentor, transformer_segmentor),
+        (cnn_segmentor, dilated_segmentor),
+    ],
+)
 def test_families_and_strides_mix_without_adapters(student, teacher):
-    model = build(
-        student(), teacher(), boundary=boundary(), context=context())
+    model = build(student(), teacher(), boundary=boundary(), context=context())
     losses = step(model)
     for name in ('distill.loss_bd', 'distill.loss_cd'):
         assert torch.isfinite(losses[name]) and losses[name] > 0
@@ -169,7 +195,8 @@ def test_channels_are_read_before_the_optimizer_is_built():
         if isinstance(module, torch.nn.BatchNorm2d):
             assert module.num_batches_tracked == 0
     assert not model.distiller.student_recorders.get_recorder(
-        'boundary_student').data_buffer
+        'boundary_student'
+    ).data_buffer
 
 
 def test_several_modules_form_the_hierarchy():
@@ -190,7 +217,8 @@ def test_several_modules_form_the_hierarchy():
 def test_feature_source_takes_a_pyramid():
     model = build(
         boundary=dict(student='backbone', teacher='neck', source='feature'),
-        context=dict(student='neck', teacher='neck'))
+        context=dict(student='neck', teacher='neck'),
+    )
     losses = step(model)
     assert torch.isfinite(losses['distill.loss_bd'])
     assert torch.isfinite(losses['distill.loss_cd'])
@@ -202,7 +230,8 @@ def test_label_source_takes_the_truth_of_the_batch():
     images, samples = batch()
     seen = []
     model.distiller.connectors['boundary_head'].register_forward_hook(
-        lambda m, i, o: seen.append(o))
+        lambda m, i, o: seen.append(o)
+    )
     losses = model(images, samples, mode='loss')
     labels = torch.cat([s.gt_sem_seg.data for s in samples])
     expected = boundary_affinity_loss(seen[0], labels, source='label')
@@ -212,8 +241,10 @@ def test_label_source_takes_the_truth_of_the_batch():
 def test_records_are_let_go_after_the_step():
     model = build(boundary=boundary(), context=context())
     step(model)
-    for manager in (model.distiller.student_recorders,
-                    model.distiller.teacher_recorders):
+    for manager in (
+        model.distiller.student_recorders,
+        model.distiller.teacher_recorders,
+    ):
         assert all(not r.data_buffer for r in manager.recorders.values())
 
 
@@ -233,16 +264,22 @@ def test_unknown_module_lists_the_nearest_names(side):
     assert "'decode_head.conv_seg'" in str(error.value)
 
 
-@pytest.mark.parametrize('short, words', [
-    (dict(boundary=dict(student='backbone')), ['boundary', 'teacher']),
-    (dict(boundary=boundary(radios=3)), ['radios', 'radius']),
-    (dict(context=context(max_token=9)), ['max_token', 'max_tokens']),
-    (dict(), ['boundary', 'context', 'distill_losses']),
-    (dict(
-        boundary=boundary(),
-        distill_losses=dict(loss_bd=dict(type='mmrazor.L1Loss'))),
-     ['loss_bd', 'Rename']),
-])
+@pytest.mark.parametrize(
+    'short, words',
+    [
+        (dict(boundary=dict(student='backbone')), ['boundary', 'teacher']),
+        (dict(boundary=boundary(radios=3)), ['radios', 'radius']),
+        (dict(context=context(max_token=9)), ['max_token', 'max_tokens']),
+        (dict(), ['boundary', 'context', 'distill_losses']),
+        (
+            dict(
+                boundary=boundary(),
+                distill_losses=dict(loss_bd=dict(type='mmrazor.L1Loss')),
+            ),
+            ['loss_bd', 'Rename'],
+        ),
+    ],
+)
 def test_a_wrong_short_form_says_what_is_wrong(short, words):
     with pytest.raises(ValueError) as error:
         build(**short)
@@ -256,11 +293,16 @@ def test_a_module_that_does_not_run_is_named():
     for cfg in (student, teacher):
         head = dict(cfg['decode_head'])
         head.update(
-            type='FCNHead', in_channels=16, in_index=0, num_convs=1,
-            concat_input=False)
+            type='FCNHead',
+            in_channels=16,
+            in_index=0,
+            num_convs=1,
+            concat_input=False,
+        )
         head.pop('feature_strides')
         cfg['auxiliary_head'] = head
     short = dict(
-        student='auxiliary_head.conv_seg', teacher='auxiliary_head.conv_seg')
+        student='auxiliary_head.conv_seg', teacher='auxiliary_head.conv_seg'
+    )
     with pytest.raises(RuntimeError, match="teacher_forward='loss'"):
         step(build(student, teacher, context=short))

@@ -17,16 +17,17 @@ def test_boundary_head_is_the_published_formula():
         type='HierarchicalBoundaryConnector',
         in_channels=[3, 6],
         channels=8,
-        num_groups=2)
+        num_groups=2,
+    )
     fine, coarse = torch.randn(2, 3, 12, 10), torch.randn(2, 6, 6, 5)
     embedded = []
     for layer, feature in zip(head.embeds, (fine, coarse)):
         e = F.conv2d(feature, layer.conv.weight, layer.conv.bias)
         e = F.relu(F.group_norm(e, 2, layer.gn.weight, layer.gn.bias))
-        embedded.append(
-            F.interpolate(e, size=(12, 10), mode='bilinear'))
+        embedded.append(F.interpolate(e, size=(12, 10), mode='bilinear'))
     z = F.conv2d(
-        torch.cat(embedded, 1), head.predict.weight, head.predict.bias)
+        torch.cat(embedded, 1), head.predict.weight, head.predict.bias
+    )
     assert torch.allclose(head((fine, coarse)), z, atol=1e-6)
 
 
@@ -76,11 +77,13 @@ def distill(algorithm, distiller):
         type=algorithm,
         architecture=cnn_segmentor(),
         teacher=cnn_segmentor(),
-        distiller=distiller)
+        distiller=distiller,
+    )
 
 
-@pytest.mark.parametrize('algorithm',
-                         ['SingleTeacherDistill', 'FrozenTeacherDistill'])
+@pytest.mark.parametrize(
+    'algorithm', ['SingleTeacherDistill', 'FrozenTeacherDistill']
+)
 def test_init_cfg_is_applied_under_any_distiller(algorithm):
     """ConfigurableDistiller keeps its connectors in a plain ModuleDict, at
     which the runner's ``init_weights`` ends."""
@@ -92,12 +95,17 @@ def test_init_cfg_is_applied_under_any_distiller(algorithm):
                 head=dict(
                     type='HierarchicalBoundaryConnector',
                     in_channels=[8, 16],
-                    init_cfg=INIT_CFG),
+                    init_cfg=INIT_CFG,
+                ),
                 projection=dict(
                     type='ContextConnector',
                     in_channels=8,
                     out_channels=4,
-                    init_cfg=[INIT_CFG]))))
+                    init_cfg=[INIT_CFG],
+                ),
+            ),
+        ),
+    )
     model.init_weights()
     for connector in model.distiller.connectors.values():
         assert_initialized(connector)
@@ -111,26 +119,34 @@ def test_init_cfg_is_applied_to_channels_read_off_the_model():
             boundary=dict(
                 student='backbone',
                 teacher='decode_head.conv_seg',
-                init_cfg=INIT_CFG)))
+                init_cfg=INIT_CFG,
+            ),
+        ),
+    )
     model.init_weights()
     assert_initialized(model.distiller.connectors['boundary_head'])
 
 
 def test_init_cfg_is_applied_again_to_other_channels():
     head = build(
-        type='HierarchicalBoundaryConnector', in_channels=4, init_cfg=INIT_CFG)
+        type='HierarchicalBoundaryConnector', in_channels=4, init_cfg=INIT_CFG
+    )
     head.set_in_channels([3, 5])
     assert_initialized(head)
 
 
-@pytest.mark.parametrize('size, max_tokens, expected', [
-    ((8, 8), 64, (8, 8)),
-    ((8, 8), 63, (4, 4)),
-    ((9, 7), 12, (3, 3)),
-    ((5, 5), 1, (1, 1)),
-])
+@pytest.mark.parametrize(
+    'size, max_tokens, expected',
+    [
+        ((8, 8), 64, (8, 8)),
+        ((8, 8), 63, (4, 4)),
+        ((9, 7), 12, (3, 3)),
+        ((5, 5), 1, (1, 1)),
+    ],
+)
 def test_pooling_stays_below_max_tokens_by_the_smallest_factor(
-        size, max_tokens, expected):
+    size, max_tokens, expected
+):
     pool = build(type='ContextConnector', max_tokens=max_tokens)
     feature = torch.randn(2, 3, *size)
     out = pool(feature)
@@ -142,8 +158,7 @@ def test_pooling_stays_below_max_tokens_by_the_smallest_factor(
 
 def test_pooling_averages_only_pixels_that_exist():
     pool = build(type='ContextConnector', max_tokens=4)
-    assert torch.equal(
-        pool(torch.ones(1, 1, 3, 3)), torch.ones(1, 1, 2, 2))
+    assert torch.equal(pool(torch.ones(1, 1, 3, 3)), torch.ones(1, 1, 2, 2))
 
 
 def test_projection_of_context_features():
@@ -159,11 +174,12 @@ def test_max_tokens_below_one_is_refused():
 
 
 def test_context_loss_is_the_mean_over_levels():
-    loss = build(type='ContextRelationLoss', tau=0.3, loss_weight=2.)
+    loss = build(type='ContextRelationLoss', tau=0.3, loss_weight=2.0)
     student = [torch.randn(2, 4, 6, 6), torch.randn(2, 4, 3, 3)]
     teacher = [torch.randn(2, 9, 6, 6), torch.randn(2, 9, 3, 3)]
     expected = sum(
-        relation_kl(s, t, tau=0.3) for s, t in zip(student, teacher))
+        relation_kl(s, t, tau=0.3) for s, t in zip(student, teacher)
+    )
     assert torch.allclose(loss(student, teacher), expected)
 
 
@@ -173,10 +189,16 @@ def test_context_loss_refuses_pyramids_of_different_heights():
         loss([torch.randn(1, 2, 3, 3)] * 2, [torch.randn(1, 2, 3, 3)])
 
 
-@pytest.mark.parametrize('kind', [
-    'HierarchicalBoundaryConnector', 'ContextConnector',
-    'BoundaryAffinityLoss', 'ContextRelationLoss', 'BCKDDistiller',
-    'FrozenTeacherDistill'
-])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'HierarchicalBoundaryConnector',
+        'ContextConnector',
+        'BoundaryAffinityLoss',
+        'ContextRelationLoss',
+        'BCKDDistiller',
+        'FrozenTeacherDistill',
+    ],
+)
 def test_components_are_registered_in_mmrazor(kind):
     assert MODELS.get(f'mmrazor.{kind}') is not None

@@ -4,6 +4,7 @@ learns from all of it.
 Two processes of gloo run this file as a script; expected is the same code in
 one process.
 """
+
 import os
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def boundary_term(case, images=slice(None), group=None):
     teacher, source, _ = CASES[case]
     z = random(NUM_IMAGES, 1, 8, 9, seed=0)[images].requires_grad_()
     loss = boundary_affinity_loss(
-        z, teacher[images], source=source, radius=3., group=group)
+        z, teacher[images], source=source, radius=3.0, group=group
+    )
     loss.backward()
     return loss.detach(), z.grad
 
@@ -73,7 +75,8 @@ def algorithm(source):
     teacher_side = dict(
         semantic=dict(teacher='decode_head.conv_seg'),
         feature=dict(teacher='backbone'),
-        label=dict())[source]
+        label=dict(),
+    )[source]
     model = MODELS.build(
         dict(
             type='mmrazor.FrozenTeacherDistill',
@@ -82,8 +85,12 @@ def algorithm(source):
             distiller=dict(
                 type='BCKDDistiller',
                 boundary=dict(
-                    student='backbone', source=source, **teacher_side),
-                context=dict(student=logits, teacher=logits))))
+                    student='backbone', source=source, **teacher_side
+                ),
+                context=dict(student=logits, teacher=logits),
+            ),
+        )
+    )
     return model.double().train()
 
 
@@ -94,15 +101,18 @@ def training_step(source, rank=0, world_size=1):
     images, samples = batch(NUM_IMAGES)
     # The processes differ in how many pairs are apart.
     for n, sample in enumerate(samples):
-        sample.gt_sem_seg.data[..., 16 * n:] = 0
+        sample.gt_sem_seg.data[..., 16 * n :] = 0
     share = slice(rank, None, world_size)
-    wrapped = model if world_size == 1 else DistributedDataParallel(
-        model, find_unused_parameters=True)
+    wrapped = (
+        model
+        if world_size == 1
+        else DistributedDataParallel(model, find_unused_parameters=True)
+    )
     losses = wrapped(images[share].double(), samples[share], mode='loss')
     model.parse_losses(losses)[0].backward()
-    gradient = torch.cat([
-        p.grad.flatten() for p in model.parameters() if p.grad is not None
-    ])
+    gradient = torch.cat(
+        [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    )
     return {k: v.detach() for k, v in losses.items()}, gradient
 
 
@@ -112,14 +122,14 @@ def work(rank, world_size, folder):
         'gloo',
         init_method=f'file://{folder}/store',
         rank=rank,
-        world_size=world_size)
+        world_size=world_size,
+    )
     terms = {}
     for case, (_, _, first) in CASES.items():
         share = slice(first) if rank == 0 else slice(first, None)
         terms[case] = boundary_term(case, share, dist.group.WORLD)
     steps = {
-        source: training_step(source, rank, world_size)
-        for source in SOURCES
+        source: training_step(source, rank, world_size) for source in SOURCES
     }
     torch.save((terms, steps), f'{folder}/{rank}.pt')
     dist.destroy_process_group()
@@ -132,12 +142,13 @@ def processes(tmp_path_factory):
     environ = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
     running = [
         subprocess.Popen(
-            [sys.executable, '-W', 'ignore', __file__,
-             str(rank), '2', folder],
+            [sys.executable, '-W', 'ignore', __file__, str(rank), '2', folder],
             env=environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True) for rank in range(2)
+            text=True,
+        )
+        for rank in range(2)
     ]
     for process in running:
         output, _ = process.communicate(timeout=600)
@@ -148,8 +159,9 @@ def processes(tmp_path_factory):
 @pytest.mark.parametrize('case', CASES)
 def test_boundary_term_is_balanced_over_the_whole_batch(processes, case):
     expected, expected_grad = boundary_term(case)
-    (loss_0, grad_0), (loss_1, grad_1) = (terms[case]
-                                          for terms, _ in processes)
+    (loss_0, grad_0), (loss_1, grad_1) = (
+        terms[case] for terms, _ in processes
+    )
     torch.testing.assert_close((loss_0 + loss_1) / 2, expected)
     # DistributedDataParallel averages the gradients of the parameters.
     torch.testing.assert_close(torch.cat([grad_0, grad_1]) / 2, expected_grad)
@@ -157,15 +169,18 @@ def test_boundary_term_is_balanced_over_the_whole_batch(processes, case):
 
 @pytest.mark.parametrize('source', SOURCES)
 def test_two_processes_learn_what_one_learns_from_both_batches(
-        processes, source):
+    processes, source
+):
     losses, gradient = training_step(source)
     (losses_0, gradient_0), (losses_1, gradient_1) = (
-        steps[source] for _, steps in processes)
+        steps[source] for _, steps in processes
+    )
     assert torch.equal(gradient_0, gradient_1)
     assert {'distill.loss_bd', 'distill.loss_cd'} <= losses.keys()
     for name in ('distill.loss_bd', 'distill.loss_cd'):
-        torch.testing.assert_close((losses_0[name] + losses_1[name]) / 2,
-                                   losses[name])
+        torch.testing.assert_close(
+            (losses_0[name] + losses_1[name]) / 2, losses[name]
+        )
     error = (gradient_0 - gradient).norm() / gradient.norm()
     assert error < 1e-10
 

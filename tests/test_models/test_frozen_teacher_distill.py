@@ -3,11 +3,14 @@ import torch
 from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 
-from tests.segmentors import (NUM_CLASSES, batch, cnn_segmentor,
-                            transformer_segmentor)
+from tests.segmentors import (
+    NUM_CLASSES,
+    batch,
+    cnn_segmentor,
+    transformer_segmentor,
+)
 
-LOGITS = dict(
-    logits=dict(type='ModuleOutputs', source='decode_head.conv_seg'))
+LOGITS = dict(logits=dict(type='ModuleOutputs', source='decode_head.conv_seg'))
 CWD = dict(
     type='ConfigurableDistiller',
     student_recorders=LOGITS,
@@ -16,12 +19,16 @@ CWD = dict(
     loss_forward_mappings=dict(
         loss_cwd=dict(
             preds_S=dict(from_student=True, recorder='logits'),
-            preds_T=dict(from_student=False, recorder='logits'))))
+            preds_T=dict(from_student=False, recorder='logits'),
+        )
+    ),
+)
 
 
 BCKD = dict(
     type='BCKDDistiller',
-    boundary=dict(student='backbone', teacher='decode_head.conv_seg'))
+    boundary=dict(student='backbone', teacher='decode_head.conv_seg'),
+)
 
 
 def build(student=None, teacher=None, distiller=CWD, **kwargs):
@@ -31,13 +38,16 @@ def build(student=None, teacher=None, distiller=CWD, **kwargs):
             architecture=student or cnn_segmentor(),
             teacher=teacher or cnn_segmentor(base_channels=16),
             distiller=distiller,
-            **kwargs))
+            **kwargs,
+        )
+    )
 
 
 def teacher_logits(model, images, samples):
     seen = []
     handle = model.teacher.decode_head.conv_seg.register_forward_hook(
-        lambda m, i, o: seen.append(o))
+        lambda m, i, o: seen.append(o)
+    )
     model(images, samples, mode='loss')
     handle.remove()
     return seen[0]
@@ -66,12 +76,15 @@ def test_single_teacher_distill_has_the_noise_this_class_mends():
             type='mmrazor.SingleTeacherDistill',
             architecture=cnn_segmentor(),
             teacher=cnn_segmentor(dropout=0.5),
-            distiller=dict(CWD, _scope_='mmrazor')))
+            distiller=dict(CWD, _scope_='mmrazor'),
+        )
+    )
     model.train()
     images, samples = batch()
     assert not torch.equal(
         teacher_logits(model, images, samples),
-        teacher_logits(model, images, samples))
+        teacher_logits(model, images, samples),
+    )
 
 
 def test_teacher_computes_no_loss():
@@ -92,8 +105,9 @@ def test_teacher_runs_in_loss_mode_if_asked():
     model.train()
     called = []
     original = model.teacher.decode_head.loss_by_feat
-    model.teacher.decode_head.loss_by_feat = \
-        lambda *a: called.append(1) or original(*a)
+    model.teacher.decode_head.loss_by_feat = lambda *a: (
+        called.append(1) or original(*a)
+    )
     model(*batch(), mode='loss')
     assert called
 
@@ -103,14 +117,16 @@ def test_stopped_distillation_gives_the_task_loss_alone():
     model.train()
     model.distillation_stopped = True
     assert not any(
-        k.startswith('distill') for k in model(*batch(), mode='loss'))
+        k.startswith('distill') for k in model(*batch(), mode='loss')
+    )
 
 
 def test_paths_of_configs_build_the_same_models(tmp_path):
     for name, cfg in (('s', cnn_segmentor()), ('t', cnn_segmentor(16))):
         cfg.pop('_scope_')
         (tmp_path / f'{name}.py').write_text(
-            f"default_scope = 'mmseg'\nmodel = {cfg!r}\n")
+            f"default_scope = 'mmseg'\nmodel = {cfg!r}\n"
+        )
     # The scope of the files counts, not the one they are read in.
     with DefaultScope.overwrite_default_scope('mmrazor'):
         model = build(str(tmp_path / 's.py'), str(tmp_path / 't.py'))
@@ -134,13 +150,22 @@ def test_missing_teacher_checkpoint_names_the_path():
         build(teacher_ckpt='work_dirs/nowhere.pth')
 
 
-@pytest.mark.parametrize('change, words', [
-    (lambda s: s.pop('backbone.stem.0.weight'), ['1 of its', 'missing']),
-    (lambda s: s.update({'backbone.stem.0.weight': torch.zeros(3)}),
-     ['size mismatch', 'backbone.stem.0.weight']),
-    (lambda s: [s.update({f'architecture.{k}': s.pop(k)}) for k in list(s)],
-     ['_student.pth']),
-])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (lambda s: s.pop('backbone.stem.0.weight'), ['1 of its', 'missing']),
+        (
+            lambda s: s.update({'backbone.stem.0.weight': torch.zeros(3)}),
+            ['size mismatch', 'backbone.stem.0.weight'],
+        ),
+        (
+            lambda s: [
+                s.update({f'architecture.{k}': s.pop(k)}) for k in list(s)
+            ],
+            ['_student.pth'],
+        ),
+    ],
+)
 def test_checkpoint_that_does_not_fit_is_refused(tmp_path, change, words):
     state = MODELS.build(cnn_segmentor(16)).state_dict()
     change(state)
@@ -153,8 +178,8 @@ def test_checkpoint_that_does_not_fit_is_refused(tmp_path, change, words):
 
 def test_different_class_counts_are_refused():
     with pytest.raises(
-            ValueError,
-            match=f'num_classes={NUM_CLASSES} .*num_classes={NUM_CLASSES + 1}'
+        ValueError,
+        match=f'num_classes={NUM_CLASSES} .*num_classes={NUM_CLASSES + 1}',
     ):
         build(teacher=cnn_segmentor(num_classes=NUM_CLASSES + 1))
 

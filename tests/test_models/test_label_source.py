@@ -1,4 +1,5 @@
 """The boundary term by class labels: mmseg's, mmdet's, and what they need."""
+
 import os.path as osp
 
 import mmdet
@@ -23,18 +24,27 @@ def build(architecture, **distiller):
             distiller=dict(
                 type='BCKDDistiller',
                 boundary=dict(student='backbone', source='label'),
-                **distiller)))
+                **distiller,
+            ),
+        )
+    )
 
 
 def panoptic_fpn():
     """mmdet's own, with a backbone of an eighth of the width."""
     model = Config.fromfile(
         osp.join(
-            osp.dirname(mmdet.__file__), '.mim', 'configs', 'panoptic_fpn',
-            'panoptic-fpn_r50_fpn_1x_coco.py')).model
+            osp.dirname(mmdet.__file__),
+            '.mim',
+            'configs',
+            'panoptic_fpn',
+            'panoptic-fpn_r50_fpn_1x_coco.py',
+        )
+    ).model
     model._scope_ = 'mmdet'
     model.backbone.update(
-        depth=18, base_channels=8, frozen_stages=-1, init_cfg=None)
+        depth=18, base_channels=8, frozen_stages=-1, init_cfg=None
+    )
     model.neck.in_channels = [8, 16, 32, 64]
     return model
 
@@ -50,7 +60,8 @@ def boundary_map(model):
     """A list that gets the student's boundary map of each step."""
     seen = []
     model.distiller.connectors['boundary_head'].register_forward_hook(
-        lambda module, inputs, output: seen.append(output.detach()))
+        lambda module, inputs, output: seen.append(output.detach())
+    )
     return seen
 
 
@@ -74,12 +85,13 @@ def test_panoptic_fpn_learns_from_its_semantic_map():
         semantic_sample(shape, truth) for shape, truth in zip(shapes, truths)
     ]
     data = model.data_preprocessor(
-        dict(inputs=images_of(samples), data_samples=samples), True)
+        dict(inputs=images_of(samples), data_samples=samples), True
+    )
     losses = model(**data, mode='loss')
     assert 'student.loss_seg' in losses
     padded = torch.full((2, *data['inputs'].shape[-2:]), 255)
     for labels, truth in zip(padded, truths):
-        labels[:truth.shape[1], :truth.shape[2]] = truth[0]
+        labels[: truth.shape[1], : truth.shape[2]] = truth[0]
     expected = boundary_affinity_loss(seen[0], padded, source='label')
     assert torch.equal(losses['distill.loss_bd'], expected)
     losses['distill.loss_bd'].backward()
@@ -96,7 +108,8 @@ def test_maps_that_the_preprocessor_leaves_are_ignored_outside_the_image():
         semantic_sample(shape, truth) for shape, truth in zip(shapes, truths)
     ]
     data = model.data_preprocessor(
-        dict(inputs=images_of(samples), data_samples=samples), True)
+        dict(inputs=images_of(samples), data_samples=samples), True
+    )
     losses = model(**data, mode='loss')
     padded = torch.full((2, 64, 64), 255)
     padded[0], padded[1, :40, :60] = truths[0], truths[1]
@@ -123,7 +136,8 @@ def test_truth_without_a_map_says_which_fields_it_has():
     samples = [
         DetDataSample(
             metainfo=dict(img_shape=(64, 64)),
-            gt_sem_seg=PixelData(depth=torch.zeros(1, 64, 64)))
+            gt_sem_seg=PixelData(depth=torch.zeros(1, 64, 64)),
+        )
     ]
     with pytest.raises(ValueError, match="'data'.*'sem_seg'.*'depth'"):
         model(torch.zeros(1, 3, 64, 64), samples, mode='loss')

@@ -1,4 +1,5 @@
 """The whole step: its modes, its precisions, and what it leaves behind."""
+
 import copy
 import gc
 
@@ -18,7 +19,8 @@ def algorithm(source='semantic', teacher=None, **distiller):
     teacher_side = dict(
         semantic=dict(teacher='decode_head.conv_seg'),
         feature=dict(teacher='backbone'),
-        label=dict())[source]
+        label=dict(),
+    )[source]
     model = MODELS.build(
         dict(
             type='mmrazor.FrozenTeacherDistill',
@@ -31,9 +33,13 @@ def algorithm(source='semantic', teacher=None, **distiller):
                     source=source,
                     channels=8,
                     num_groups=4,
-                    **teacher_side),
+                    **teacher_side,
+                ),
                 context=dict(student=FEATURE, teacher=FEATURE),
-                **distiller)))
+                **distiller,
+            ),
+        )
+    )
     return model.train()
 
 
@@ -53,7 +59,8 @@ def distill_terms(log_vars):
 def test_teacher_runs_in_inference_mode():
     model, modes = algorithm(), []
     model.teacher.backbone.register_forward_hook(
-        lambda *_: modes.append(torch.is_inference_mode_enabled()))
+        lambda *_: modes.append(torch.is_inference_mode_enabled())
+    )
     step(model, *batch())
     assert modes == [True]
 
@@ -70,7 +77,10 @@ def test_losses_may_save_the_teachers_tensors_for_backward(source):
         loss_forward_mappings=dict(
             loss_cwd=dict(
                 preds_S=dict(from_student=True, recorder='logits'),
-                preds_T=dict(from_student=False, recorder='logits'))))
+                preds_T=dict(from_student=False, recorder='logits'),
+            )
+        ),
+    )
     terms = distill_terms(step(model, *batch()))
     assert len(terms) == 3 and all(v > 0 for v in terms.values())
 
@@ -100,7 +110,8 @@ def test_channels_last_gives_the_same_step(teacher):
     for key, value in expected.items():
         assert float(actual[key]) == pytest.approx(float(value), rel=1e-4)
     torch.testing.assert_close(
-        model.student.backbone.stem[0].weight.grad, grad, rtol=1e-2, atol=1e-4)
+        model.student.backbone.stem[0].weight.grad, grad, rtol=1e-2, atol=1e-4
+    )
 
 
 def test_compiled_student_gives_the_same_step():
@@ -118,8 +129,15 @@ def test_compiled_student_gives_the_same_step():
 
 class _Syncs(TorchDispatchMode):
     """Collect the operators that make the host wait for the device."""
-    names = ('_local_scalar_dense', 'nonzero', 'equal', 'masked_select',
-             'is_nonzero', 'unique')
+
+    names = (
+        '_local_scalar_dense',
+        'nonzero',
+        'equal',
+        'masked_select',
+        'is_nonzero',
+        'unique',
+    )
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,5 @@
 """The task's loss with class weights, and the tool that computes them."""
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +46,8 @@ def test_weights_of_a_pixel_sampler_count_as_well():
     pixel_weights = torch.rand(labels.shape)
     loss = WeightedCrossEntropyLoss(WEIGHTS)(logits, labels, pixel_weights)
     assert loss.item() == pytest.approx(
-        weighted_mean(logits, labels, pixel_weights), rel=1e-6)
+        weighted_mean(logits, labels, pixel_weights), rel=1e-6
+    )
 
 
 def test_image_without_labels_costs_nothing_and_teaches_nothing():
@@ -62,7 +64,8 @@ def test_head_of_mmseg_trains_with_it_on_labels_with_ignored_pixels():
     samples[0].gt_sem_seg.data[..., :5] = 255
     cfg['decode_head']['loss_decode'] = dict(
         type='WeightedCrossEntropyLoss',
-        class_weight=[1.0] * cfg['decode_head']['num_classes'])
+        class_weight=[1.0] * cfg['decode_head']['num_classes'],
+    )
     model = MODELS.build(cfg)
     losses = model(images, samples, mode='loss')
     losses['decode.loss_ce'].backward()
@@ -71,8 +74,9 @@ def test_head_of_mmseg_trains_with_it_on_labels_with_ignored_pixels():
     assert not [k for k in model.state_dict() if 'class_weight' in k]
 
 
-@pytest.mark.parametrize('weights', [[1.0, -1.0], [0.0, 0.0],
-                                     [1.0, float('inf')], []])
+@pytest.mark.parametrize(
+    'weights', [[1.0, -1.0], [0.0, 0.0], [1.0, float('inf')], []]
+)
 def test_weights_that_cannot_weigh_are_refused(weights):
     with pytest.raises(ValueError, match='class_weight'):
         WeightedCrossEntropyLoss(weights)
@@ -87,15 +91,20 @@ def test_other_number_of_classes_is_refused():
 @pytest.fixture
 def tool(monkeypatch):
     from pathlib import Path
+
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / 'tools'))
     import class_weights
+
     return class_weights
 
 
 def test_median_frequency_by_hand(tool):
     # Class 0: 6 of the 12 pixels of both; 1: 4 of 12; 2: 2 of the 6 labelled
     # pixels of the second image only.
-    maps = [np.array([[0, 0, 0, 0, 1, 1]]), np.array([[0, 0, 1, 2, 2, 1, 255]])]
+    maps = [
+        np.array([[0, 0, 0, 0, 1, 1]]),
+        np.array([[0, 0, 1, 2, 2, 1, 255]]),
+    ]
     found = tool.median_frequency_weights(maps, 3)
     frequency = np.array([6 / 12, 4 / 12, 2 / 6])
     assert found == pytest.approx(np.median(frequency) / frequency)

@@ -1,4 +1,5 @@
 """The colours of errors: where they land, and that they can be told apart."""
+
 import itertools
 
 import cv2
@@ -12,7 +13,8 @@ from mmbckd.visualization.drawing import dim
 
 MISSED, SPURIOUS, BROKEN = (
     ERROR_COLORS[name]
-    for name in ('missed boundary', 'spurious boundary', 'broken region'))
+    for name in ('missed boundary', 'spurious boundary', 'broken region')
+)
 
 
 def scene(height=40, width=60):
@@ -20,11 +22,11 @@ def scene(height=40, width=60):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     truth = np.zeros((height, width), int)
-    truth[height // 4:height // 2, 5:width // 2] = 1
-    truth[-height // 4:, -width // 4:] = 255
+    truth[height // 4 : height // 2, 5 : width // 2] = 1
+    truth[-height // 4 :, -width // 4 :] = 255
     prediction = np.zeros_like(truth)
-    prediction[height // 4:height // 2, 5:width // 4] = 1
-    prediction[height // 4:height // 2, width // 4 + 5:width // 2 + 6] = 1
+    prediction[height // 4 : height // 2, 5 : width // 4] = 1
+    prediction[height // 4 : height // 2, width // 4 + 5 : width // 2 + 6] = 1
     return image, prediction, truth
 
 
@@ -100,12 +102,22 @@ def test_thickness_hides_no_error():
 # of Color Vision Deficiency. TVCG 2009: severity 1, on linear RGB.
 VISION = dict(
     normal=np.eye(3),
-    protan=[[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-            [-0.003882, -0.048116, 1.051998]],
-    deutan=[[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-            [-0.011820, 0.042940, 0.968881]],
-    tritan=[[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
-            [0.004733, 0.691367, 0.303900]])
+    protan=[
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    deutan=[
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    tritan=[
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+)
 
 
 @pytest.mark.parametrize('vision', VISION)
@@ -114,25 +126,36 @@ def test_errors_differ_from_one_another_and_from_the_image(vision):
 
     def seen(rgb):
         c = np.asarray(rgb, float) / 255
-        linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055)**2.4)
+        linear = np.where(
+            c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4
+        )
         c = np.clip(linear @ np.transpose(VISION[vision]), 0, 1)
         return rgb2lab(
-            np.where(c <= 0.0031308, 12.92 * c, 1.055 * c**(1 / 2.4) - 0.055))
+            np.where(c <= 0.0031308, 12.92 * c, 1.055 * c ** (1 / 2.4) - 0.055)
+        )
 
     values = np.arange(0, 256, 5, dtype=np.uint8)
     grey = dim(np.repeat(values[:, None, None], 3, axis=2))[:, 0]
     tint = 0.6 * grey + 0.4 * np.array(BROKEN)
     for a, b in itertools.combinations(
-        (seen(c) for c in ([MISSED], [SPURIOUS], tint, grey)), 2):
+        (seen(c) for c in ([MISSED], [SPURIOUS], tint, grey)), 2
+    ):
         assert deltaE_ciede2000(a[:, None], b[None]).min() > 7
 
 
-@pytest.mark.parametrize('change, error, message', [
-    (lambda i, p, t: (i / 255, p, t), TypeError, 'uint8'),
-    (lambda i, p, t: (i[:-1], p, t), ValueError, 'image must have shape'),
-    (lambda i, p, t: (i[..., 0], p, t), ValueError, 'image must have shape'),
-    (lambda i, p, t: (i, p[:-1], t), ValueError, 'one size'),
-])
+@pytest.mark.parametrize(
+    'change, error, message',
+    [
+        (lambda i, p, t: (i / 255, p, t), TypeError, 'uint8'),
+        (lambda i, p, t: (i[:-1], p, t), ValueError, 'image must have shape'),
+        (
+            lambda i, p, t: (i[..., 0], p, t),
+            ValueError,
+            'image must have shape',
+        ),
+        (lambda i, p, t: (i, p[:-1], t), ValueError, 'one size'),
+    ],
+)
 def test_wrong_arguments_are_named(change, error, message):
     with pytest.raises(error, match=message):
         draw_errors(*change(*scene()), 2)

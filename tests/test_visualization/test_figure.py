@@ -1,17 +1,30 @@
 """Whether the figure can be read, and shows what it was given."""
+
 import itertools
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from mmbckd.visualization import (Boundary, Relations, Semantics,
-                                  draw_distillation, figure)
+from mmbckd.visualization import (
+    Boundary,
+    Relations,
+    Semantics,
+    draw_distillation,
+    figure,
+)
 
 SIZES = [(48, 96), (96, 48), (40, 60)]
-KEEP = [('semantics', 'boundary', 'relations'), ('semantics', 'boundary'),
-        ('semantics', 'relations'), ('boundary', 'relations'), ('semantics', ),
-        ('boundary', ), ('relations', ), ()]
+KEEP = [
+    ('semantics', 'boundary', 'relations'),
+    ('semantics', 'boundary'),
+    ('semantics', 'relations'),
+    ('boundary', 'relations'),
+    ('semantics',),
+    ('boundary',),
+    ('relations',),
+    (),
+]
 
 
 def parts(size=SIZES[0], num_classes=5, keep=KEEP[0]):
@@ -23,10 +36,12 @@ def parts(size=SIZES[0], num_classes=5, keep=KEEP[0]):
     rows = rng.random((2, 3, 8, 12))
     rows /= rows.sum(axis=(2, 3), keepdims=True)
     given = dict(
-        semantics=Semantics(truth, prediction, names,
-                            rng.integers(0, 256, (num_classes, 3))),
+        semantics=Semantics(
+            truth, prediction, names, rng.integers(0, 256, (num_classes, 3))
+        ),
         boundary=Boundary(*rng.random((2, 12, 20)), 'semantic'),
-        relations=Relations(*rows, [(0.3, 0.2), (0.3, 0.5), (0.9, 0.8)]))
+        relations=Relations(*rows, [(0.3, 0.2), (0.3, 0.5), (0.9, 0.8)]),
+    )
     return image, {name: given[name] for name in keep}
 
 
@@ -36,7 +51,6 @@ def drawn(monkeypatch):
     figures = []
 
     class Canvas(figure.FigureCanvasAgg):
-
         def draw(self):
             super().draw()
             figures.append(self.figure)
@@ -55,20 +69,30 @@ def boxes(fig):
         yield artist.get_window_extent()
     for axes in fig.axes:
         yield axes.get_window_extent()
-        yield from (text.get_window_extent() for text in axes.findobj(Text)
-                    if text.get_text() == title(axes))
+        yield from (
+            text.get_window_extent()
+            for text in axes.findobj(Text)
+            if text.get_text() == title(axes)
+        )
         for bar in axes.child_axes:
             yield bar.get_window_extent()
             low, high = bar.get_ylim()
-            yield from (label.get_window_extent() for place, label in zip(
-                bar.get_yticks(), bar.get_yticklabels())
-                        if low <= place <= high)
+            yield from (
+                label.get_window_extent()
+                for place, label in zip(
+                    bar.get_yticks(), bar.get_yticklabels()
+                )
+                if low <= place <= high
+            )
 
 
-@pytest.mark.parametrize('size, keep', [
-    *((size, KEEP[0]) for size in SIZES),
-    *((SIZES[0], keep) for keep in KEEP[1:]),
-])
+@pytest.mark.parametrize(
+    'size, keep',
+    [
+        *((size, KEEP[0]) for size in SIZES),
+        *((SIZES[0], keep) for keep in KEEP[1:]),
+    ],
+)
 def test_nothing_overlaps_or_leaves_the_figure(drawn, size, keep):
     image, given = parts(size, num_classes=30, keep=keep)
     out = draw_distillation(image, 'a.png, iteration 80000', **given)
@@ -79,37 +103,51 @@ def test_nothing_overlaps_or_leaves_the_figure(drawn, size, keep):
         assert 0 <= box.x0 < box.x1 <= width
         assert 0 <= box.y0 < box.y1 <= height
     for a, b in itertools.combinations(found, 2):
-        assert (a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0
-                or b.y1 <= a.y0), (a, b)
+        assert a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0, (
+            a,
+            b,
+        )
 
 
 def test_every_panel_says_what_it_is(drawn):
     image, given = parts()
     draw_distillation(image, 'a.png', **given)
-    fig, = drawn
+    (fig,) = drawn
     titles = ' | '.join(title(axes) for axes in fig.axes)
-    for words in ('image', 'truth', 'prediction', 'errors', 'more than 2 px',
-                  'student: boundary map B', 'teacher: edges', 'semantic',
-                  'student: relation of pixel 3',
-                  'teacher: relation of pixel 3'):
+    for words in (
+        'image',
+        'truth',
+        'prediction',
+        'errors',
+        'more than 2 px',
+        'student: boundary map B',
+        'teacher: edges',
+        'semantic',
+        'student: relation of pixel 3',
+        'teacher: relation of pixel 3',
+    ):
         assert words in titles
-    classes, errors = ([text.get_text() for text in legend.get_texts()]
-                       for legend in fig.legends)
+    classes, errors = (
+        [text.get_text() for text in legend.get_texts()]
+        for legend in fig.legends
+    )
     assert classes == [f'class number {i}' for i in range(5)] + ['ignored']
     assert errors == ['missed boundary', 'spurious boundary', 'broken region']
 
 
 def test_legend_lists_only_the_classes_of_the_image(drawn):
-    image, given = parts(keep=('semantics', ))
+    image, given = parts(keep=('semantics',))
     given['semantics'].truth[:] = 3
     given['semantics'].prediction[:] = 1
     draw_distillation(image, 'a.png', **given)
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()
-            ] == ['class number 1', 'class number 3']
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [
+        'class number 1',
+        'class number 3',
+    ]
 
 
 def test_edges_of_labels_are_not_said_to_be_the_teachers(drawn):
-    image, given = parts(keep=('boundary', ))
+    image, given = parts(keep=('boundary',))
     given['boundary'].source = 'label'
     draw_distillation(image, 'a.png', **given)
     assert title(drawn[0].axes[2]).startswith('truth: edges')
@@ -121,8 +159,9 @@ def test_panels_show_what_was_given(drawn):
     shown = {title(axes): axes.images for axes in drawn[0].axes}
     semantics, boundary = given['semantics'], given['boundary']
     palette = np.array(semantics.palette)
-    assert (shown['prediction'][0].get_array() == palette[semantics.prediction]
-            ).all()
+    assert (
+        shown['prediction'][0].get_array() == palette[semantics.prediction]
+    ).all()
     truth = shown['truth'][0].get_array()
     assert (truth[5:] == palette[semantics.truth[5:]]).all()
     assert set(np.unique(truth[:5])) == {0, 255}  # ignored: stripes
@@ -130,14 +169,15 @@ def test_panels_show_what_was_given(drawn):
         name.split(' (')[0].split('\n')[0]: images[-1]
         for name, images in shown.items()
     }
-    for name, expected in (('student: boundary map B', boundary.student),
-                           ('teacher: edges of its semantic affinity',
-                            boundary.teacher)):
+    for name, expected in (
+        ('student: boundary map B', boundary.student),
+        ('teacher: edges of its semantic affinity', boundary.teacher),
+    ):
         assert (maps[name].get_array() == expected).all()
         assert maps[name].get_clim() == (0, 1)
 
 
-@pytest.mark.parametrize('keep', [KEEP[0], ('semantics', )])
+@pytest.mark.parametrize('keep', [KEEP[0], ('semantics',)])
 def test_prediction_without_truth_is_drawn_without_errors(drawn, keep):
     image, given = parts(keep=keep)
     given['semantics'].truth = None
@@ -145,13 +185,14 @@ def test_prediction_without_truth_is_drawn_without_errors(drawn, keep):
     titles = [title(axes) for axes in drawn[0].axes]
     assert 'prediction' in titles
     assert not any('truth' in t or 'errors' in t for t in titles)
-    legend, = drawn[0].legends
+    (legend,) = drawn[0].legends
     assert len(legend.get_texts()) == len(
-        np.unique(given['semantics'].prediction))
+        np.unique(given['semantics'].prediction)
+    )
 
 
 def test_student_and_teacher_are_drawn_to_the_same_scale(drawn):
-    image, given = parts(keep=('relations', ))
+    image, given = parts(keep=('relations',))
     relations = given['relations']
     draw_distillation(image, 'a.png', **given)
     maps = [axes.images[-1] for axes in drawn[0].axes[1:]]
@@ -175,6 +216,7 @@ def test_maps_of_a_padded_input_lie_where_the_image_is(drawn):
 
 def test_drawing_leaves_pyplot_alone():
     from matplotlib import _pylab_helpers
+
     image, given = parts()
     draw_distillation(image, 'a.png', **given)
     assert not _pylab_helpers.Gcf.get_all_fig_managers()

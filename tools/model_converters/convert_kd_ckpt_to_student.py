@@ -1,4 +1,5 @@
 """Write the student of a distillation checkpoint as a plain checkpoint."""
+
 import argparse
 
 from mmbckd.engine import export_student_checkpoint
@@ -9,7 +10,8 @@ def main() -> None:
     parser.add_argument('checkpoint', help='checkpoint of a distillation')
     parser.add_argument(
         '--out-path',
-        help='file to write (default: NAME_student.pth beside NAME.pth)')
+        help='file to write (default: NAME_student.pth beside NAME.pth)',
+    )
     args = parser.parse_args()
     try:
         print(export_student_checkpoint(args.checkpoint, args.out_path))

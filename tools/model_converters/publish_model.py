@@ -1,4 +1,5 @@
 """Keep what inference wants of a checkpoint: its weights and classes."""
+
 import argparse
 
 from mmengine.runner import CheckpointLoader
@@ -14,7 +15,8 @@ def main() -> None:
         '--half',
         action='store_true',
         help='store floating-point weights in half precision; a model that '
-        'loads them computes in its own')
+        'loads them computes in its own',
+    )
     args = parser.parse_args()
     loaded = CheckpointLoader.load_checkpoint(args.in_file, map_location='cpu')
     weights = loaded['state_dict']

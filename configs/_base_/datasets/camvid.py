@@ -9,7 +9,17 @@ data_root = '{{$MMBCKD_CAMVID:data/camvid}}'
 # For WeightedCrossEntropyLoss, by
 # `python tools/class_weights.py` of a config with these data:
 class_weight = [
-    0.279, 0.202, 4.789, 0.149, 1.000, 0.424, 3.846, 1.980, 0.789, 6.385, 8.819
+    0.279,
+    0.202,
+    4.789,
+    0.149,
+    1.000,
+    0.424,
+    3.846,
+    1.980,
+    0.789,
+    6.385,
+    8.819,
 ]
 crop_size = (120, 160)
 train_pipeline = [
@@ -19,17 +29,18 @@ train_pipeline = [
         type='RandomResize',
         scale=(240, 180),
         ratio_range=(0.5, 2.0),
-        keep_ratio=True),
+        keep_ratio=True,
+    ),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs')
+    dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(240, 180), keep_ratio=True),
     dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs')
+    dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
     batch_size=8,
@@ -40,8 +51,11 @@ train_dataloader = dict(
         type=dataset_type,
         data_root=data_root,
         data_prefix=dict(
-            img_path='images/train', seg_map_path='annotations/train'),
-        pipeline=train_pipeline))
+            img_path='images/train', seg_map_path='annotations/train'
+        ),
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=1,
     num_workers=2,
@@ -51,8 +65,11 @@ val_dataloader = dict(
         type=dataset_type,
         data_root=data_root,
         data_prefix=dict(
-            img_path='images/val', seg_map_path='annotations/val'),
-        pipeline=test_pipeline))
+            img_path='images/val', seg_map_path='annotations/val'
+        ),
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
 
 val_evaluator = {{_base_.seg_evaluator}}

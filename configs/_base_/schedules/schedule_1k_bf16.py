@@ -1,7 +1,8 @@
 # A schedule for small models trained from scratch, on a CPU if need be.
 optim_wrapper = dict(
     type='BF16OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01))
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
     dict(
@@ -10,7 +11,8 @@ param_scheduler = [
         power=0.9,
         begin=50,
         end=1000,
-        by_epoch=False)
+        by_epoch=False,
+    ),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=1000, val_interval=250)
 val_cfg = dict(type='ValLoop')
@@ -20,7 +22,8 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=500,
-        max_keep_ckpts=2),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
+        type='CheckpointHook', by_epoch=False, interval=500, max_keep_ckpts=2
+    ),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+)
 randomness = dict(seed=0)

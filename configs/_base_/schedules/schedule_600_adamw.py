@@ -5,7 +5,8 @@ _base_ = 'mmdet::_base_/default_runtime.py'
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
-    clip_grad=dict(max_norm=10, norm_type=2))
+    clip_grad=dict(max_norm=10, norm_type=2),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
     dict(
@@ -14,13 +15,15 @@ param_scheduler = [
         power=0.9,
         begin=50,
         end=600,
-        by_epoch=False)
+        by_epoch=False,
+    ),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=600, val_interval=150)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(interval=25, log_metric_by_epoch=False),
-    checkpoint=dict(by_epoch=False, interval=300, max_keep_ckpts=2))
+    checkpoint=dict(by_epoch=False, interval=300, max_keep_ckpts=2),
+)
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

@@ -1,5 +1,9 @@
-_base_ = './bckd_fcos_r101-caffe_fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py'  # noqa: E501
+_base_ = (
+    './bckd_fcos_r101-caffe_fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py'
+)
 
 model = dict(
     distiller=dict(
-        _delete_=True, type='ConfigurableDistiller', **_base_.pkd_dense))
+        _delete_=True, type='ConfigurableDistiller', **_base_.pkd_dense
+    )
+)

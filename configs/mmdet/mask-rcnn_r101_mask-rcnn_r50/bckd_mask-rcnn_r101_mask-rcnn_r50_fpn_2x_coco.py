@@ -1,6 +1,7 @@
 _base_ = [
     'mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py',
-    '../../_base_/distill_runtime.py', '../../_base_/det_distillers.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/det_distillers.py',
 ]
 
 val_evaluator = dict(type='CocoBoundaryMetric')
@@ -11,5 +12,6 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     teacher='mmdet::mask_rcnn/mask-rcnn_r101_fpn_2x_coco.py',
-    teacher_ckpt='https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn/mask_rcnn_r101_fpn_2x_coco/mask_rcnn_r101_fpn_2x_coco_bbox_mAP-0.408__segm_mAP-0.366_20200505_071027-14b391c7.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher_ckpt='https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn/mask_rcnn_r101_fpn_2x_coco/mask_rcnn_r101_fpn_2x_coco_bbox_mAP-0.408__segm_mAP-0.366_20200505_071027-14b391c7.pth',
+    distiller={{_base_.bckd}},
+)

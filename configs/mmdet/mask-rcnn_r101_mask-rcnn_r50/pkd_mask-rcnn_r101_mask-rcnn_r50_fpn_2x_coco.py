@@ -1,4 +1,5 @@
 _base_ = './bckd_mask-rcnn_r101_mask-rcnn_r50_fpn_2x_coco.py'
 
 model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.pkd))
+    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.pkd)
+)

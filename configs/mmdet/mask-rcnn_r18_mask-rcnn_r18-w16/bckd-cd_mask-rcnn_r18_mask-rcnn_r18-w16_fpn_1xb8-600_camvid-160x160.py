@@ -1,4 +1,6 @@
 # The context term alone.
-_base_ = './bckd_mask-rcnn_r18_mask-rcnn_r18-w16_fpn_1xb8-600_camvid-160x160.py'  # noqa: E501
+_base_ = (
+    './bckd_mask-rcnn_r18_mask-rcnn_r18-w16_fpn_1xb8-600_camvid-160x160.py'
+)
 
 model = dict(distiller=dict(boundary=None))

@@ -1,6 +1,6 @@
 _base_ = [
     './mask-rcnn_r18-w16_fpn_1xb8-600_camvid-160x160.py',
-    '../../_base_/det_distillers.py'
+    '../../_base_/det_distillers.py',
 ]
 
 model = dict(
@@ -8,6 +8,8 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     teacher='{{fileDirname}}/mask-rcnn_r18_fpn_1xb8-1k_camvid-160x160.py',
-    teacher_ckpt='work_dirs/mask-rcnn_r18_fpn_1xb8-1k_camvid-160x160/iter_1000.pth',  # noqa: E501
+    teacher_ckpt='work_dirs/mask-rcnn_r18_fpn_1xb8-1k_camvid-160x160/iter_1000.pth',
     distiller=dict(
-        _base_.bckd, context=dict(_base_.bckd.context, max_tokens=400)))
+        _base_.bckd, context=dict(_base_.bckd.context, max_tokens=400)
+    ),
+)

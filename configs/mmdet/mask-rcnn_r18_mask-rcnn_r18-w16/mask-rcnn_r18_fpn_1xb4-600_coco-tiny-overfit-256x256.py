@@ -3,5 +3,5 @@ _base_ = [
     '../../_base_/models/mask-rcnn_r18_fpn.py',
     '../../_base_/datasets/coco_tiny_overfit.py',
     '../../_base_/distill_runtime.py',
-    '../../_base_/schedules/schedule_600_adamw.py'
+    '../../_base_/schedules/schedule_600_adamw.py',
 ]

@@ -1,5 +1,7 @@
 # PKD compares channels: the student's 64 are led to the teacher's 128.
-_base_ = './bckd_mask-rcnn_r18_mask-rcnn_r18-w16_fpn_1xb8-600_camvid-160x160.py'  # noqa: E501
+_base_ = (
+    './bckd_mask-rcnn_r18_mask-rcnn_r18-w16_fpn_1xb8-600_camvid-160x160.py'
+)
 
 model = dict(
     distiller=dict(
@@ -10,13 +12,18 @@ model = dict(
                 type='ConvModuleConnector',
                 in_channel=64,
                 out_channel=128,
-                act_cfg=None)
+                act_cfg=None,
+            )
             for level in _base_.pkd.loss_forward_mappings
         },
         **dict(
             _base_.pkd,
             loss_forward_mappings={
                 level: dict(
-                    mapping, preds_S=dict(mapping.preds_S, connector=level))
+                    mapping, preds_S=dict(mapping.preds_S, connector=level)
+                )
                 for level, mapping in _base_.pkd.loss_forward_mappings.items()
-            })))
+            },
+        ),
+    )
+)

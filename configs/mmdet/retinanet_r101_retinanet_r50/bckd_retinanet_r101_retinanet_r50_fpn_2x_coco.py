@@ -1,6 +1,7 @@
 _base_ = [
     'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py',
-    '../../_base_/distill_runtime.py', '../../_base_/det_distillers.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/det_distillers.py',
 ]
 
 model = dict(
@@ -8,5 +9,6 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     teacher='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
-    teacher_ckpt='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher_ckpt='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
+    distiller={{_base_.bckd}},
+)

@@ -2,4 +2,6 @@ _base_ = './bckd_retinanet_r101_retinanet_r50_fpn_2x_coco.py'
 
 model = dict(
     distiller=dict(
-        _delete_=True, type='ConfigurableDistiller', **_base_.pkd_dense))
+        _delete_=True, type='ConfigurableDistiller', **_base_.pkd_dense
+    )
+)

@@ -1,3 +1,3 @@
-_base_ = './bckd_deeplabv3_r101-d8_deeplabv3_r18-d8_4xb4-40k_coco-stuff10k-512x512.py'  # noqa: E501
+_base_ = './bckd_deeplabv3_r101-d8_deeplabv3_r18-d8_4xb4-40k_coco-stuff10k-512x512.py'
 
 model = dict(distiller={{_base_.cwd}})

@@ -1,12 +1,13 @@
 _base_ = [
     './deeplabv3_r18-d8_4xb4-40k_coco-stuff10k-512x512.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/seg_distillers.py',
 ]
 
 model = dict(
     _delete_=True,
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
-    teacher='mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-40k_coco-stuff10k-512x512.py',  # noqa: E501
-    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/deeplabv3/deeplabv3_r101-d8_512x512_4x4_40k_coco-stuff10k/deeplabv3_r101-d8_512x512_4x4_40k_coco-stuff10k_20210821_043305-636cb433.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher='mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-40k_coco-stuff10k-512x512.py',
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/deeplabv3/deeplabv3_r101-d8_512x512_4x4_40k_coco-stuff10k/deeplabv3_r101-d8_512x512_4x4_40k_coco-stuff10k_20210821_043305-636cb433.pth',
+    distiller={{_base_.bckd}},
+)

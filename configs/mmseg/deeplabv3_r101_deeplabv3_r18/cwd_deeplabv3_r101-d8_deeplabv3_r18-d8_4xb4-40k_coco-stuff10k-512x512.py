@@ -1,4 +1,5 @@
-_base_ = './bckd_deeplabv3_r101-d8_deeplabv3_r18-d8_4xb4-40k_coco-stuff10k-512x512.py'  # noqa: E501
+_base_ = './bckd_deeplabv3_r101-d8_deeplabv3_r18-d8_4xb4-40k_coco-stuff10k-512x512.py'
 
 model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd))
+    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd)
+)

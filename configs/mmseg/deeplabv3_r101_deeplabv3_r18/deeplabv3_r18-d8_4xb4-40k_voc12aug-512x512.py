@@ -1,8 +1,9 @@
 # Derived: upstream has DeepLabV3-R18 on Cityscapes, but not on VOC.
 _base_ = [
     'mmseg::deeplabv3/deeplabv3_r50-d8_4xb4-40k_voc12aug-512x512.py',
-    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py',
-    '../../_base_/models/r18-d8.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
+    '../../_base_/models/r18-d8.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}

@@ -1,3 +1,3 @@
-_base_ = './bckd_deeplabv3plus_r101-d8_mobilenet-v2-d8_deeplabv3plus_4xb2-80k_cityscapes-512x1024.py'  # noqa: E501
+_base_ = './bckd_deeplabv3plus_r101-d8_mobilenet-v2-d8_deeplabv3plus_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(distiller={{_base_.cwd}})

@@ -1,7 +1,8 @@
 _base_ = [
-    'mmseg::mobilenet_v2/mobilenet-v2-d8_deeplabv3plus_4xb2-80k_cityscapes-512x1024.py',  # noqa: E501
-    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py',
-    '../../_base_/seg_distillers.py'
+    'mmseg::mobilenet_v2/mobilenet-v2-d8_deeplabv3plus_4xb2-80k_cityscapes-512x1024.py',
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
+    '../../_base_/seg_distillers.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}
@@ -11,6 +12,7 @@ model = dict(
     _delete_=True,
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
-    teacher='mmseg::deeplabv3plus/deeplabv3plus_r101-d8_4xb2-80k_cityscapes-512x1024.py',  # noqa: E501
-    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/deeplabv3plus/deeplabv3plus_r101-d8_512x1024_80k_cityscapes/deeplabv3plus_r101-d8_512x1024_80k_cityscapes_20200606_114143-068fcfe9.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher='mmseg::deeplabv3plus/deeplabv3plus_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/deeplabv3plus/deeplabv3plus_r101-d8_512x1024_80k_cityscapes/deeplabv3plus_r101-d8_512x1024_80k_cityscapes_20200606_114143-068fcfe9.pth',
+    distiller={{_base_.bckd}},
+)

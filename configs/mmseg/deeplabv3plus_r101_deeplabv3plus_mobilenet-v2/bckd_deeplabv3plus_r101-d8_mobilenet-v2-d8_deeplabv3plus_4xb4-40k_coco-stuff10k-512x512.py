@@ -1,6 +1,6 @@
 _base_ = [
     './mobilenet-v2-d8_deeplabv3plus_4xb4-40k_coco-stuff10k-512x512.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/seg_distillers.py',
 ]
 
 model = dict(
@@ -8,6 +8,7 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     # Upstream has no such teacher: train this config first.
-    teacher='{{fileDirname}}/../deeplabv3plus_r101_deeplabv3plus_r18/deeplabv3plus_r101-d8_4xb4-40k_coco-stuff10k-512x512.py',  # noqa: E501
-    teacher_ckpt='work_dirs/deeplabv3plus_r101-d8_4xb4-40k_coco-stuff10k-512x512/iter_40000.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher='{{fileDirname}}/../deeplabv3plus_r101_deeplabv3plus_r18/deeplabv3plus_r101-d8_4xb4-40k_coco-stuff10k-512x512.py',
+    teacher_ckpt='work_dirs/deeplabv3plus_r101-d8_4xb4-40k_coco-stuff10k-512x512/iter_40000.pth',
+    distiller={{_base_.bckd}},
+)

@@ -1,4 +1,5 @@
-_base_ = './bckd_deeplabv3plus_r101-d8_mobilenet-v2-d8_deeplabv3plus_4xb4-40k_voc12aug-512x512.py'  # noqa: E501
+_base_ = './bckd_deeplabv3plus_r101-d8_mobilenet-v2-d8_deeplabv3plus_4xb4-40k_voc12aug-512x512.py'
 
 model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd))
+    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd)
+)

@@ -1,3 +1,3 @@
-_base_ = './bckd_deeplabv3plus_r101-d8_deeplabv3plus_r18-d8_4xb4-40k_voc12aug-512x512.py'  # noqa: E501
+_base_ = './bckd_deeplabv3plus_r101-d8_deeplabv3plus_r18-d8_4xb4-40k_voc12aug-512x512.py'
 
 model = dict(distiller={{_base_.cwd}})

@@ -1,12 +1,13 @@
 _base_ = [
     './deeplabv3plus_r18-d8_4xb4-160k_ade20k-512x512.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/seg_distillers.py',
 ]
 
 model = dict(
     _delete_=True,
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
-    teacher='mmseg::deeplabv3plus/deeplabv3plus_r101-d8_4xb4-160k_ade20k-512x512.py',  # noqa: E501
-    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/deeplabv3plus/deeplabv3plus_r101-d8_512x512_160k_ade20k/deeplabv3plus_r101-d8_512x512_160k_ade20k_20200615_123232-38ed86bb.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher='mmseg::deeplabv3plus/deeplabv3plus_r101-d8_4xb4-160k_ade20k-512x512.py',
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/deeplabv3plus/deeplabv3plus_r101-d8_512x512_160k_ade20k/deeplabv3plus_r101-d8_512x512_160k_ade20k_20200615_123232-38ed86bb.pth',
+    distiller={{_base_.bckd}},
+)

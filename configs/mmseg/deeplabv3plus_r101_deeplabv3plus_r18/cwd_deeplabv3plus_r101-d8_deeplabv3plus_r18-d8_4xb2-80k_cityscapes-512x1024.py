@@ -1,4 +1,5 @@
-_base_ = './bckd_deeplabv3plus_r101-d8_deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py'  # noqa: E501
+_base_ = './bckd_deeplabv3plus_r101-d8_deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd))
+    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd)
+)

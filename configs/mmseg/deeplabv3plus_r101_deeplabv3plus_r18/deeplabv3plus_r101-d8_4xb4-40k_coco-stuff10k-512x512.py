@@ -4,7 +4,8 @@ _base_ = [
     'mmseg::_base_/datasets/coco-stuff10k.py',
     'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_40k.py',
-    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}
@@ -16,4 +17,5 @@ model = dict(
     pretrained='open-mmlab://resnet101_v1c',
     backbone=dict(depth=101),
     decode_head=dict(num_classes=171),
-    auxiliary_head=dict(num_classes=171))
+    auxiliary_head=dict(num_classes=171),
+)

@@ -1,6 +1,6 @@
 _base_ = [
     './fpn_efficientnet-lite0_1xb8-500_camvid-180x240.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/seg_distillers.py',
 ]
 
 # With the common weights the gradients of both terms drown that of the task
@@ -10,9 +10,10 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     teacher='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.py',
-    teacher_ckpt=  # noqa: E251
-    '{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.pth',
+    teacher_ckpt='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.pth',
     distiller=dict(
         _base_.bckd,
         boundary=dict(_base_.bckd.boundary, loss_weight=0.2),
-        context=dict(_base_.bckd.context, loss_weight=0.4)))
+        context=dict(_base_.bckd.context, loss_weight=0.4),
+    ),
+)

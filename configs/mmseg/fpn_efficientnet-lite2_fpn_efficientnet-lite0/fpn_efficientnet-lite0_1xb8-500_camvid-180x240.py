@@ -2,8 +2,9 @@
 _base_ = [
     '../../_base_/models/fpn_efficientnet-lite0.py',
     '../../_base_/datasets/camvid_360x270.py',
-    'mmseg::_base_/default_runtime.py', '../../_base_/distill_runtime.py',
-    '../../_base_/schedules/schedule_1k_bf16.py'
+    'mmseg::_base_/default_runtime.py',
+    '../../_base_/distill_runtime.py',
+    '../../_base_/schedules/schedule_1k_bf16.py',
 ]
 
 data_preprocessor = dict(size=(180, 240))
@@ -14,15 +15,19 @@ model = dict(
         loss_decode=dict(
             _delete_=True,
             type='WeightedCrossEntropyLoss',
-            class_weight={{_base_.class_weight}})))
+            class_weight={{_base_.class_weight}},
+        ),
+    ),
+)
 
 # The thin decoder begins at random; at the backbone's learning rate it is far
 # from done after so few iterations.
 optim_wrapper = dict(
     optimizer=dict(lr=5e-4),
     paramwise_cfg=dict(
-        custom_keys=dict(
-            neck=dict(lr_mult=5.0), decode_head=dict(lr_mult=5.0))))
+        custom_keys=dict(neck=dict(lr_mult=5.0), decode_head=dict(lr_mult=5.0))
+    ),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
     dict(
@@ -31,6 +36,7 @@ param_scheduler = [
         power=0.9,
         begin=50,
         end=500,
-        by_epoch=False)
+        by_epoch=False,
+    ),
 ]
 train_cfg = dict(max_iters=500, val_interval=500)

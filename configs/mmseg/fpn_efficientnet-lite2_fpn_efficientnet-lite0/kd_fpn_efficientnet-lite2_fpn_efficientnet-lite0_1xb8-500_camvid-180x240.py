@@ -1,4 +1,5 @@
 _base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-500_camvid-180x240.py'
 
 model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.kd))
+    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.kd)
+)

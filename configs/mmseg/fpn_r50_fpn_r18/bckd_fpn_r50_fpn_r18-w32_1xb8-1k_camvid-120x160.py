@@ -1,5 +1,6 @@
 _base_ = [
-    './fpn_r18-w32_1xb8-1k_camvid-120x160.py', '../../_base_/seg_distillers.py'
+    './fpn_r18-w32_1xb8-1k_camvid-120x160.py',
+    '../../_base_/seg_distillers.py',
 ]
 
 model = dict(
@@ -9,4 +10,6 @@ model = dict(
     teacher='{{fileDirname}}/fpn_r50_1xb8-1.5k_camvid-120x160.py',
     teacher_ckpt='work_dirs/fpn_r50_1xb8-1.5k_camvid-120x160/iter_1500.pth',
     distiller=dict(
-        _base_.bckd, context=dict(_base_.bckd.context, max_tokens=600)))
+        _base_.bckd, context=dict(_base_.bckd.context, max_tokens=600)
+    ),
+)

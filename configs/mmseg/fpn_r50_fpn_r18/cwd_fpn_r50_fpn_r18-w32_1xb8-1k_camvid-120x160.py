@@ -1,4 +1,5 @@
 _base_ = './bckd_fpn_r50_fpn_r18-w32_1xb8-1k_camvid-120x160.py'
 
 model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd))
+    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd)
+)

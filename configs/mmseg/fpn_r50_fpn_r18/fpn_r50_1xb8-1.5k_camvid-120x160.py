@@ -1,8 +1,10 @@
 # The teacher, trained from scratch.
 _base_ = [
-    'mmseg::_base_/models/fpn_r50.py', '../../_base_/datasets/camvid.py',
-    'mmseg::_base_/default_runtime.py', '../../_base_/distill_runtime.py',
-    '../../_base_/schedules/schedule_1k_bf16.py'
+    'mmseg::_base_/models/fpn_r50.py',
+    '../../_base_/datasets/camvid.py',
+    'mmseg::_base_/default_runtime.py',
+    '../../_base_/distill_runtime.py',
+    '../../_base_/schedules/schedule_1k_bf16.py',
 ]
 
 data_preprocessor = dict(size=(120, 160))
@@ -16,7 +18,9 @@ model = dict(
         in_channels=[128, 128, 128, 128],
         channels=64,
         num_classes=11,
-        norm_cfg=norm_cfg))
+        norm_cfg=norm_cfg,
+    ),
+)
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
@@ -26,6 +30,7 @@ param_scheduler = [
         power=0.9,
         begin=50,
         end=1500,
-        by_epoch=False)
+        by_epoch=False,
+    ),
 ]
 train_cfg = dict(max_iters=1500, val_interval=500)

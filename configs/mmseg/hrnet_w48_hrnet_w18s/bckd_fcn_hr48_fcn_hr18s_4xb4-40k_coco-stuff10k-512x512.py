@@ -1,6 +1,6 @@
 _base_ = [
     './fcn_hr18s_4xb4-40k_coco-stuff10k-512x512.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/seg_distillers.py',
 ]
 
 model = dict(
@@ -9,5 +9,6 @@ model = dict(
     architecture={{_base_.model}},
     # Upstream has no such teacher: train this config first.
     teacher='{{fileDirname}}/fcn_hr48_4xb4-40k_coco-stuff10k-512x512.py',
-    teacher_ckpt='work_dirs/fcn_hr48_4xb4-40k_coco-stuff10k-512x512/iter_40000.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher_ckpt='work_dirs/fcn_hr48_4xb4-40k_coco-stuff10k-512x512/iter_40000.pth',
+    distiller={{_base_.bckd}},
+)

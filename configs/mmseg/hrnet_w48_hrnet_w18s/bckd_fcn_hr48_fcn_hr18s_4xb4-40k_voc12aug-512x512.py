@@ -1,7 +1,8 @@
 _base_ = [
     'mmseg::hrnet/fcn_hr18s_4xb4-40k_voc12aug-512x512.py',
-    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
+    '../../_base_/seg_distillers.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}
@@ -12,5 +13,6 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     teacher='mmseg::hrnet/fcn_hr48_4xb4-40k_voc12aug-512x512.py',
-    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/hrnet/fcn_hr48_512x512_40k_voc12aug/fcn_hr48_512x512_40k_voc12aug_20200613_222111-1b0f18bc.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/hrnet/fcn_hr48_512x512_40k_voc12aug/fcn_hr48_512x512_40k_voc12aug_20200613_222111-1b0f18bc.pth',
+    distiller={{_base_.bckd}},
+)

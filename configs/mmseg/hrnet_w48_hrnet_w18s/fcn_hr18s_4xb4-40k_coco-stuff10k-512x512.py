@@ -4,7 +4,8 @@ _base_ = [
     'mmseg::_base_/datasets/coco-stuff10k.py',
     'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_40k.py',
-    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}
@@ -16,8 +17,11 @@ model = dict(
     pretrained='open-mmlab://msra/hrnetv2_w18_small',
     backbone=dict(
         extra=dict(
-            stage1=dict(num_blocks=(2, )),
+            stage1=dict(num_blocks=(2,)),
             stage2=dict(num_blocks=(2, 2)),
             stage3=dict(num_modules=3, num_blocks=(2, 2, 2)),
-            stage4=dict(num_modules=2, num_blocks=(2, 2, 2, 2)))),
-    decode_head=dict(num_classes=171))
+            stage4=dict(num_modules=2, num_blocks=(2, 2, 2, 2)),
+        )
+    ),
+    decode_head=dict(num_classes=171),
+)

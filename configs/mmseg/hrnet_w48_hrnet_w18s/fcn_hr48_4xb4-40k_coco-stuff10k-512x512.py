@@ -4,7 +4,8 @@ _base_ = [
     'mmseg::_base_/datasets/coco-stuff10k.py',
     'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_40k.py',
-    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}
@@ -18,8 +19,12 @@ model = dict(
         extra=dict(
             stage2=dict(num_channels=(48, 96)),
             stage3=dict(num_channels=(48, 96, 192)),
-            stage4=dict(num_channels=(48, 96, 192, 384)))),
+            stage4=dict(num_channels=(48, 96, 192, 384)),
+        )
+    ),
     decode_head=dict(
         in_channels=[48, 96, 192, 384],
         channels=sum([48, 96, 192, 384]),
-        num_classes=171))
+        num_classes=171,
+    ),
+)

@@ -1,4 +1,6 @@
 # The context term alone.
-_base_ = './bckd_pspnet_r101-d8_pspnet_r18-d8_4xb4-40k_coco-stuff10k-512x512.py'  # noqa: E501
+_base_ = (
+    './bckd_pspnet_r101-d8_pspnet_r18-d8_4xb4-40k_coco-stuff10k-512x512.py'
+)
 
 model = dict(distiller=dict(boundary=None))

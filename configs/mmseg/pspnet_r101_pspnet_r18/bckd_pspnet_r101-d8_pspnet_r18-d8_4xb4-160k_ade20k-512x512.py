@@ -1,6 +1,6 @@
 _base_ = [
     './pspnet_r18-d8_4xb4-160k_ade20k-512x512.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/seg_distillers.py',
 ]
 
 model = dict(
@@ -8,5 +8,6 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     teacher='mmseg::pspnet/pspnet_r101-d8_4xb4-160k_ade20k-512x512.py',
-    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x512_160k_ade20k/pspnet_r101-d8_512x512_160k_ade20k_20200615_100650-967c316f.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x512_160k_ade20k/pspnet_r101-d8_512x512_160k_ade20k_20200615_100650-967c316f.pth',
+    distiller={{_base_.bckd}},
+)

@@ -1,6 +1,6 @@
 _base_ = [
     './pspnet_r18-d8_4xb4-40k_voc12aug-512x512.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/seg_distillers.py',
 ]
 
 model = dict(
@@ -8,5 +8,6 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     teacher='mmseg::pspnet/pspnet_r101-d8_4xb4-40k_voc12aug-512x512.py',
-    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x512_40k_voc12aug/pspnet_r101-d8_512x512_40k_voc12aug_20200613_161222-bc933b18.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x512_40k_voc12aug/pspnet_r101-d8_512x512_40k_voc12aug_20200613_161222-bc933b18.pth',
+    distiller={{_base_.bckd}},
+)

@@ -1,8 +1,9 @@
 # Derived: upstream has PSPNet-R18 on Cityscapes, but not on COCO-Stuff 10K.
 _base_ = [
     'mmseg::pspnet/pspnet_r50-d8_4xb4-40k_coco-stuff10k-512x512.py',
-    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py',
-    '../../_base_/models/r18-d8.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
+    '../../_base_/models/r18-d8.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}

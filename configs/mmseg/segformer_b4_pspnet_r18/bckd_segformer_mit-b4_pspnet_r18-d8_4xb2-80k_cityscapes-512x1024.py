@@ -1,7 +1,8 @@
 _base_ = [
     'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
-    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
+    '../../_base_/seg_distillers.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}
@@ -11,6 +12,7 @@ model = dict(
     _delete_=True,
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
-    teacher='mmseg::segformer/segformer_mit-b4_8xb1-160k_cityscapes-1024x1024.py',  # noqa: E501
-    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/segformer/segformer_mit-b4_8x1_1024x1024_160k_cityscapes/segformer_mit-b4_8x1_1024x1024_160k_cityscapes_20211207_080709-07f6c333.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher='mmseg::segformer/segformer_mit-b4_8xb1-160k_cityscapes-1024x1024.py',
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/segformer/segformer_mit-b4_8x1_1024x1024_160k_cityscapes/segformer_mit-b4_8x1_1024x1024_160k_cityscapes_20211207_080709-07f6c333.pth',
+    distiller={{_base_.bckd}},
+)

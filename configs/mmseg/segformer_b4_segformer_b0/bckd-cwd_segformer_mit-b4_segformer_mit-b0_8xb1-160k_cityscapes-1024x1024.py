@@ -1,3 +1,3 @@
-_base_ = './bckd_segformer_mit-b4_segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'  # noqa: E501
+_base_ = './bckd_segformer_mit-b4_segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
 
 model = dict(distiller={{_base_.cwd}})

@@ -1,3 +1,5 @@
-_base_ = './bckd_segformer_mit-b4_segformer_mit-b0_8xb2-40k_voc12aug-512x512.py'  # noqa: E501
+_base_ = (
+    './bckd_segformer_mit-b4_segformer_mit-b0_8xb2-40k_voc12aug-512x512.py'
+)
 
 model = dict(distiller={{_base_.cwd}})

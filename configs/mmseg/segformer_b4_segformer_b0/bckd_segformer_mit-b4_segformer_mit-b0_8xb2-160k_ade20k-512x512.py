@@ -1,7 +1,8 @@
 _base_ = [
     'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py',
-    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
+    '../../_base_/seg_distillers.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}
@@ -12,5 +13,6 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     teacher='mmseg::segformer/segformer_mit-b4_8xb2-160k_ade20k-512x512.py',
-    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/segformer/segformer_mit-b4_512x512_160k_ade20k/segformer_mit-b4_512x512_160k_ade20k_20210728_183055-7f509d7d.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/segformer/segformer_mit-b4_512x512_160k_ade20k/segformer_mit-b4_512x512_160k_ade20k_20210728_183055-7f509d7d.pth',
+    distiller={{_base_.bckd}},
+)

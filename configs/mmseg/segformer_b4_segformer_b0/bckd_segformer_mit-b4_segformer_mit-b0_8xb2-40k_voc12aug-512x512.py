@@ -1,6 +1,6 @@
 _base_ = [
     './segformer_mit-b0_8xb2-40k_voc12aug-512x512.py',
-    '../../_base_/seg_distillers.py'
+    '../../_base_/seg_distillers.py',
 ]
 
 model = dict(
@@ -9,5 +9,6 @@ model = dict(
     architecture={{_base_.model}},
     # Upstream has no such teacher: train this config first.
     teacher='{{fileDirname}}/segformer_mit-b4_8xb2-40k_voc12aug-512x512.py',
-    teacher_ckpt='work_dirs/segformer_mit-b4_8xb2-40k_voc12aug-512x512/iter_40000.pth',  # noqa: E501
-    distiller={{_base_.bckd}})
+    teacher_ckpt='work_dirs/segformer_mit-b4_8xb2-40k_voc12aug-512x512/iter_40000.pth',
+    distiller={{_base_.bckd}},
+)

@@ -1,4 +1,5 @@
 _base_ = './bckd_segformer_mit-b4_segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
 
 model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd))
+    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd)
+)

@@ -5,7 +5,8 @@ _base_ = [
     'mmseg::_base_/datasets/coco-stuff10k.py',
     'mmseg::_base_/default_runtime.py',
     '../../_base_/schedules/schedule_40k_segformer.py',
-    '../../_base_/distill_runtime.py', '../../_base_/seg_evaluator.py'
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}
@@ -13,6 +14,7 @@ test_evaluator = val_evaluator
 
 data_preprocessor = dict(size=(512, 512))
 model = dict(
-    data_preprocessor=data_preprocessor, decode_head=dict(num_classes=171))
+    data_preprocessor=data_preprocessor, decode_head=dict(num_classes=171)
+)
 
 train_dataloader = dict(batch_size=2)

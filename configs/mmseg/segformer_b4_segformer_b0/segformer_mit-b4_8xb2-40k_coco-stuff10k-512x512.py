@@ -2,7 +2,7 @@
 # COCO-Stuff 10K.
 _base_ = [
     './segformer_mit-b0_8xb2-40k_coco-stuff10k-512x512.py',
-    '../../_base_/models/segformer_mit-b4.py'
+    '../../_base_/models/segformer_mit-b4.py',
 ]
 
 model = {{_base_.segformer_mit_b4}}

@@ -1,12 +1,17 @@
 from .bckd_visualization_hook import BCKDVisualizationHook
 from .data_check_hook import DataCheckHook
 from .iteration_seed_hook import IterationSeedHook
-from .student_checkpoint_hook import (StudentCheckpointHook,
-                                      export_student_checkpoint,
-                                      save_plain_checkpoint)
+from .student_checkpoint_hook import (
+    StudentCheckpointHook,
+    export_student_checkpoint,
+    save_plain_checkpoint,
+)
 
 __all__ = [
-    'BCKDVisualizationHook', 'DataCheckHook', 'IterationSeedHook',
-    'StudentCheckpointHook', 'export_student_checkpoint',
-    'save_plain_checkpoint'
+    'BCKDVisualizationHook',
+    'DataCheckHook',
+    'IterationSeedHook',
+    'StudentCheckpointHook',
+    'export_student_checkpoint',
+    'save_plain_checkpoint',
 ]

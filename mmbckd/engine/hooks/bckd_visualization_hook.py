@@ -1,8 +1,8 @@
 import logging
 import os.path as osp
 import random
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Iterator, Optional, Sequence, Tuple
 
 import mmcv
 import numpy as np
@@ -20,10 +20,18 @@ from torch import Tensor, nn
 
 from ...functional import affinity_edges, relation_rows
 from ...models.losses import BoundaryAffinityLoss, ContextRelationLoss
-from ...visualization import (Boundary, Relations, Semantics,
-                              draw_distillation, draw_errors)
-from ..distillation_inputs import (fit_truth, loss_inputs,
-                                   recorders_without_truth)
+from ...visualization import (
+    Boundary,
+    Relations,
+    Semantics,
+    draw_distillation,
+    draw_errors,
+)
+from ..distillation_inputs import (
+    fit_truth,
+    loss_inputs,
+    recorders_without_truth,
+)
 
 
 @HOOKS.register_module()
@@ -78,32 +86,42 @@ class BCKDVisualizationHook(Hook):
     # After the hooks that change the model.
     priority = 'LOW'
 
-    def __init__(self,
-                 interval: int = 500,
-                 num_images: Optional[int] = None,
-                 indices: Optional[Sequence[int]] = None,
-                 points: Sequence[Tuple[float, float]] = ((0.6, 0.2),
-                                                          (0.5, 0.5),
-                                                          (0.7, 0.8)),
-                 tolerance: float = 2.0,
-                 min_area: int = 0,
-                 ignore_index: int = 255,
-                 backend_args: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        interval: int = 500,
+        num_images: int | None = None,
+        indices: Sequence[int] | None = None,
+        points: Sequence[tuple[float, float]] = (
+            (0.6, 0.2),
+            (0.5, 0.5),
+            (0.7, 0.8),
+        ),
+        tolerance: float = 2.0,
+        min_area: int = 0,
+        ignore_index: int = 255,
+        backend_args: dict | None = None,
+    ) -> None:
         if indices is not None and num_images is not None:
             raise ValueError(
                 'BCKDVisualizationHook takes `num_images` or `indices`, but '
-                'got both. Leave one of them out.')
+                'got both. Leave one of them out.'
+            )
         if indices is not None and not (indices and is_seq_of(indices, int)):
             raise ValueError(
                 '`indices` of BCKDVisualizationHook must be one or more '
-                f'integers, but got {indices!r}.')
-        for name, value in (('interval', interval), ('num_images',
-                                                     num_images)):
-            if value is not None and not (isinstance(value, int)
-                                          and value >= 1):
+                f'integers, but got {indices!r}.'
+            )
+        for name, value in (
+            ('interval', interval),
+            ('num_images', num_images),
+        ):
+            if value is not None and not (
+                isinstance(value, int) and value >= 1
+            ):
                 raise ValueError(
                     f'`{name}` of BCKDVisualizationHook must be an integer of '
-                    f'at least 1, but got {value!r}.')
+                    f'at least 1, but got {value!r}.'
+                )
         # Wrong values are to show now, not at the first drawing.
         pixel = np.zeros((1, 1), np.uint8)
         draw_errors(
@@ -112,7 +130,8 @@ class BCKDVisualizationHook(Hook):
             pixel,
             1,
             tolerance=tolerance,
-            min_area=min_area)
+            min_area=min_area,
+        )
         relation_rows(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), points)
 
         self.interval = interval
@@ -131,7 +150,8 @@ class BCKDVisualizationHook(Hook):
         if runner.val_loop is None:
             raise ValueError(
                 'BCKDVisualizationHook draws validation images, but the '
-                'config has no `val_dataloader`. Add it, or remove the hook.')
+                'config has no `val_dataloader`. Add it, or remove the hook.'
+            )
         length = len(runner.val_dataloader.dataset)
         if self.indices is None:
             count = self.num_images or min(3, length)
@@ -139,16 +159,19 @@ class BCKDVisualizationHook(Hook):
                 raise ValueError(
                     'BCKDVisualizationHook is to draw num_images='
                     f'{self.num_images}, but the validation set has {length} '
-                    'images. Ask for fewer.')
+                    'images. Ask for fewer.'
+                )
             # The middles of as many equal parts.
-            self.indices = [(2 * i + 1) * length // (2 * count)
-                            for i in range(count)]
+            self.indices = [
+                (2 * i + 1) * length // (2 * count) for i in range(count)
+            ]
         for index in self.indices:
             if not 0 <= index < length:
                 raise ValueError(
                     '`indices` of BCKDVisualizationHook must be from 0 to '
                     f'{length - 1}, the images of the validation set, but '
-                    f'hold {index}.')
+                    f'hold {index}.'
+                )
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Draw every ``interval`` iterations."""
@@ -176,26 +199,32 @@ class BCKDVisualizationHook(Hook):
                     figure = draw_distillation(
                         self._image(sample),
                         f'{name}, iteration {step}',
-                        semantics=self._semantics(sample,
-                                                  dataloader.dataset.metainfo),
-                        **parts)
+                        semantics=self._semantics(
+                            sample, dataloader.dataset.metainfo
+                        ),
+                        **parts,
+                    )
                     runner.visualizer.add_image(
-                        f'bckd_{index}_{osp.splitext(name)[0]}', figure, step)
+                        f'bckd_{index}_{osp.splitext(name)[0]}', figure, step
+                    )
 
     def _image(self, sample: BaseDataElement) -> np.ndarray:
         content = fileio.get(sample.img_path, backend_args=self.backend_args)
         return mmcv.imfrombytes(content, channel_order='rgb')
 
-    def _semantics(self, sample: BaseDataElement,
-                   metainfo: dict) -> Optional[Semantics]:
+    def _semantics(
+        self, sample: BaseDataElement, metainfo: dict
+    ) -> Semantics | None:
         if 'pred_sem_seg' not in sample:
             return None
         if 'gt_sem_seg' not in sample:
             self._say_no_truth()
         truth, prediction = (
             sample.get(name).data[0].cpu().numpy().astype(np.int64)
-            if name in sample else None
-            for name in ('gt_sem_seg', 'pred_sem_seg'))
+            if name in sample
+            else None
+            for name in ('gt_sem_seg', 'pred_sem_seg')
+        )
         return Semantics(
             truth,
             prediction,
@@ -203,7 +232,8 @@ class BCKDVisualizationHook(Hook):
             palette=metainfo['palette'],
             tolerance=self.tolerance,
             min_area=self.min_area,
-            ignore_index=self.ignore_index)
+            ignore_index=self.ignore_index,
+        )
 
     def _distillation(self, model: BaseModel, batch: dict) -> dict:
         """The parts of the figure that the losses of distillation give."""
@@ -219,10 +249,13 @@ class BCKDVisualizationHook(Hook):
         absent = recorders_without_truth(model.distiller, sample)
         if absent:
             self._say_no_truth()
-        inputs = loss_inputs(model, data, [boundary_loss, context_loss],
-                             absent)
-        coverage = (padded[0] / sample.img_shape[0],
-                    padded[1] / sample.img_shape[1])
+        inputs = loss_inputs(
+            model, data, [boundary_loss, context_loss], absent
+        )
+        coverage = (
+            padded[0] / sample.img_shape[0],
+            padded[1] / sample.img_shape[1],
+        )
 
         parts = dict(coverage=coverage)
         if boundary_loss in inputs:
@@ -233,23 +266,29 @@ class BCKDVisualizationHook(Hook):
                 source=boundary_loss.source,
                 radius=boundary_loss.radius,
                 tau=boundary_loss.tau,
-                ignore_index=boundary_loss.ignore_index)
+                ignore_index=boundary_loss.ignore_index,
+            )
             parts['boundary'] = Boundary(
-                _array(z.sigmoid()[0, 0]), _array(edges[0, 0]),
-                boundary_loss.source)
+                _array(z.sigmoid()[0, 0]),
+                _array(edges[0, 0]),
+                boundary_loss.source,
+            )
         if context_loss in inputs:
             student, teacher = (
                 maps if isinstance(maps, Tensor) else maps[0]
-                for maps in inputs[context_loss])
+                for maps in inputs[context_loss]
+            )
             rows = relation_rows(
                 student,
-                teacher, [(y / coverage[0], x / coverage[1])
-                          for y, x in self.points],
+                teacher,
+                [(y / coverage[0], x / coverage[1]) for y, x in self.points],
                 tau=context_loss.tau,
                 exclude_self=context_loss.exclude_self,
-                center=context_loss.center)
-            parts['relations'] = Relations(*(_array(r[0]) for r in rows),
-                                           self.points)
+                center=context_loss.center,
+            )
+            parts['relations'] = Relations(
+                *(_array(r[0]) for r in rows), self.points
+            )
         return parts
 
     def _say_no_truth(self) -> None:
@@ -260,10 +299,11 @@ class BCKDVisualizationHook(Hook):
                 'validation pipeline does not load. Add LoadAnnotations to '
                 'it, for instances with_mask=True, to have it drawn.',
                 logger='current',
-                level=logging.WARNING)
+                level=logging.WARNING,
+            )
 
 
-def _first(model: nn.Module, cls: type) -> Optional[nn.Module]:
+def _first(model: nn.Module, cls: type) -> nn.Module | None:
     return next((m for m in model.modules() if isinstance(m, cls)), None)
 
 
@@ -277,8 +317,11 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
     states = random.getstate(), np.random.get_state()
     device = next(model.parameters()).device
-    forked = torch.random.fork_rng([]) if device.type == 'cpu' else \
-        torch.random.fork_rng([device], device_type=device.type)
+    forked = (
+        torch.random.fork_rng([])
+        if device.type == 'cpu'
+        else torch.random.fork_rng([device], device_type=device.type)
+    )
     model.eval()
     try:
         with forked, torch.no_grad():

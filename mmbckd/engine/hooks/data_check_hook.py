@@ -1,5 +1,4 @@
 import re
-from typing import Optional, Union
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -33,30 +32,41 @@ class DataCheckHook(Hook):
         """Check that the checkpoint is one of this model."""
         path = runner._load_from or f'the last one in {runner.work_dir}'
         resumed = runner._resume
-        lacking = [k for k in ('state_dict', 'optimizer', 'message_hub')
-                   if k not in checkpoint]
+        lacking = [
+            k
+            for k in ('state_dict', 'optimizer', 'message_hub')
+            if k not in checkpoint
+        ]
         if resumed and lacking:
             raise ValueError(
                 f'To resume a run, {path} must be a checkpoint that a run '
                 f'saved, but it has no `{"`, `".join(lacking)}`: it holds '
                 'weights alone. Name it in `load_from`, without `resume`, to '
-                'begin a run with them.')
-        own, loaded = ({
-            re.sub(r'^module\.', '', k): v
-            for k, v in weights.items()
-        } for weights in (_model_of(runner).state_dict(),
-                          checkpoint.get('state_dict', checkpoint)))
-        fit = [k for k, v in own.items()
-               if k in loaded and v.shape == loaded[k].shape]
+                'begin a run with them.'
+            )
+        own, loaded = (
+            {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
+            for weights in (
+                _model_of(runner).state_dict(),
+                checkpoint.get('state_dict', checkpoint),
+            )
+        )
+        fit = [
+            k
+            for k, v in own.items()
+            if k in loaded and v.shape == loaded[k].shape
+        ]
         if fit and (not resumed or len(fit) == len(own) == len(loaded)):
             return
         differ = sorted(set(own) ^ set(loaded)) or [
-            k for k in own if k not in fit]
+            k for k in own if k not in fit
+        ]
         raise ValueError(
             f'{path} is of another model: it has {len(fit)} of the {len(own)} '
             f'weights of this {type(_model_of(runner)).__name__}, and they '
             f'differ in {differ[:3]}. Name a checkpoint of this model, or use '
-            'the config that the checkpoint was made with.')
+            'the config that the checkpoint was made with.'
+        )
 
     def before_train(self, runner: Runner) -> None:
         """Check the size of the data set and its number of classes."""
@@ -66,7 +76,8 @@ class DataCheckHook(Hook):
                 'Expected a training set with images, but '
                 f'{type(dataset).__name__} found none (data_root='
                 f'{getattr(dataset, "data_root", None)!r}, data_prefix='
-                f'{getattr(dataset, "data_prefix", None)!r}). Correct these.')
+                f'{getattr(dataset, "data_prefix", None)!r}). Correct these.'
+            )
         model = _model_of(runner)
         model = getattr(model, 'architecture', model)
         self._head = _segmentation_head(model)
@@ -77,12 +88,15 @@ class DataCheckHook(Hook):
                 f'The model has num_classes={num_classes}, but '
                 f'{type(dataset).__name__} has {len(classes)} classes: '
                 f'{tuple(classes)}. Set `num_classes` of the heads to '
-                f'{len(classes)}.')
+                f'{len(classes)}.'
+            )
 
-    def before_train_iter(self,
-                          runner: Runner,
-                          batch_idx: int,
-                          data_batch: Union[dict, tuple, list] = None) -> None:
+    def before_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list = None,
+    ) -> None:
         """Check the labels of a batch."""
         if self._head is None:
             return
@@ -90,8 +104,12 @@ class DataCheckHook(Hook):
         for sample in data_batch['data_samples']:
             if 'gt_sem_seg' not in sample:
                 continue
-            check_labels(sample.gt_sem_seg.data, classes, ignore,
-                         getattr(sample, 'seg_map_path', 'a label map'))
+            check_labels(
+                sample.gt_sem_seg.data,
+                classes,
+                ignore,
+                getattr(sample, 'seg_map_path', 'a label map'),
+            )
 
 
 def _model_of(runner: Runner) -> nn.Module:
@@ -99,7 +117,7 @@ def _model_of(runner: Runner) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def _segmentation_head(model: nn.Module) -> Optional[nn.Module]:
+def _segmentation_head(model: nn.Module) -> nn.Module | None:
     """The decode head whose classes the labels must be of, if there is one."""
     head = getattr(model, 'decode_head', None)
     if isinstance(head, nn.ModuleList):

@@ -1,5 +1,3 @@
-from typing import Union
-
 import numpy as np
 import torch
 from mmengine.dist import get_rank
@@ -22,11 +20,14 @@ class IterationSeedHook(Hook):
     # After the hooks that may draw numbers themselves.
     priority = 'LOWEST'
 
-    def before_train_iter(self,
-                          runner: Runner,
-                          batch_idx: int,
-                          data_batch: Union[dict, tuple, list] = None) -> None:
+    def before_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list = None,
+    ) -> None:
         """Seed the iteration."""
         sequence = np.random.SeedSequence(
-            [runner.seed, runner.iter, get_rank()])
+            [runner.seed, runner.iter, get_rank()]
+        )
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))

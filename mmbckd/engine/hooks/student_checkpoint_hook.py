@@ -2,7 +2,7 @@ import io
 import os
 import os.path as osp
 from collections import OrderedDict
-from typing import Any, Optional, Set
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ def student_checkpoint_path(checkpoint: str) -> str:
     return f'{stem}_student{suffix}'
 
 
-def export_student_checkpoint(checkpoint: str,
-                              out: Optional[str] = None) -> str:
+def export_student_checkpoint(checkpoint: str, out: str | None = None) -> str:
     """Write the student of a distillation checkpoint as a plain checkpoint.
 
     What is written loads with ``strict=True`` into the student's own config,
@@ -46,17 +45,20 @@ def export_student_checkpoint(checkpoint: str,
     if not osp.isfile(checkpoint):
         raise FileNotFoundError(
             f'Expected the checkpoint of a distillation, but {checkpoint} '
-            'does not exist.')
+            'does not exist.'
+        )
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     state_dict = OrderedDict(
-        (k[len(_STUDENT):], v)
+        (k[len(_STUDENT) :], v)
         for k, v in loaded.get('state_dict', loaded).items()
-        if k.startswith(_STUDENT))
+        if k.startswith(_STUDENT)
+    )
     if not state_dict:
         raise ValueError(
             f'Expected the checkpoint of a distillation, with weights named '
             f'"{_STUDENT}…", but {checkpoint} has none. A checkpoint of a '
-            'model trained alone is a plain one already.')
+            'model trained alone is a plain one already.'
+        )
     out = out or student_checkpoint_path(checkpoint)
     save_plain_checkpoint(state_dict, loaded.get('meta', {}), out)
     return out
@@ -72,9 +74,9 @@ def save_plain_checkpoint(state_dict: dict, meta: dict, out: str) -> None:
     """
     kept = ('dataset_meta', 'epoch', 'iter', 'mmengine_version')
     plain = dict(
-        meta=_plain({k: meta[k]
-                     for k in kept if k in meta}),
-        state_dict=state_dict)
+        meta=_plain({k: meta[k] for k in kept if k in meta}),
+        state_dict=state_dict,
+    )
     with io.BytesIO() as stream:
         torch.save(plain, stream)
         get_file_backend(out).put(stream.getvalue(), out)
@@ -110,14 +112,15 @@ class StudentCheckpointHook(Hook):
 
     def __init__(self) -> None:
         self._saved = False
-        self._present: Set[str] = set()
+        self._present: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
         """Export what a run that was killed had saved but not exported."""
         last = runner.message_hub.runtime_info.get('last_ckpt') or ''
         self._saved = osp.dirname(last) in {
             hook.out_dir
-            for hook in runner.hooks if isinstance(hook, CheckpointHook)
+            for hook in runner.hooks
+            if isinstance(hook, CheckpointHook)
         }
         self._export(runner)
 
@@ -163,9 +166,10 @@ class StudentCheckpointHook(Hook):
         last = runner.message_hub.runtime_info.get('last_ckpt')
         for source in filter(None, {*_best(runner), last}):
             student = student_checkpoint_path(source)
-            if osp.isfile(source) and (not osp.isfile(student)
-                                       or osp.getmtime(student) <
-                                       osp.getmtime(source)):
+            if osp.isfile(source) and (
+                not osp.isfile(student)
+                or osp.getmtime(student) < osp.getmtime(source)
+            ):
                 export_student_checkpoint(source, student)
                 runner.logger.info(f'The plain student is saved to {student}')
         for pruned in self._present - _kept(runner):
@@ -174,7 +178,7 @@ class StudentCheckpointHook(Hook):
                 os.remove(student)
 
 
-def _best(runner: Runner) -> Set[str]:
+def _best(runner: Runner) -> set[str]:
     """The best checkpoints so far, one for each metric that is watched."""
     return {
         path
@@ -183,12 +187,14 @@ def _best(runner: Runner) -> Set[str]:
     }
 
 
-def _kept(runner: Runner) -> Set[str]:
+def _kept(runner: Runner) -> set[str]:
     """The checkpoints that CheckpointHook keeps now and may remove later."""
     numbered = {
-        hook.file_backend.join_path(hook.out_dir,
-                                    hook.filename_tmpl.format(step))
-        for hook in runner.hooks if isinstance(hook, CheckpointHook)
+        hook.file_backend.join_path(
+            hook.out_dir, hook.filename_tmpl.format(step)
+        )
+        for hook in runner.hooks
+        if isinstance(hook, CheckpointHook)
         for step in getattr(hook, 'keep_ckpt_ids', ())
     }
     return numbered | _best(runner)

@@ -32,8 +32,11 @@ def computes_bf16(device: str) -> bool:
             return torch.cuda.is_bf16_supported(including_emulation=False)
         except TypeError:  # before PyTorch 2.4, which never counts emulation
             return torch.cuda.is_bf16_supported()
-    if device != 'cpu' or not torch.backends.mkldnn.is_available() \
-            or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if (
+        device != 'cpu'
+        or not torch.backends.mkldnn.is_available()
+        or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
         return False
     # oneDNN also takes AVX-512 without its BF16 instructions, and emulates.
     if torch.backends.cpu.get_cpu_capability() == 'AVX512':
@@ -60,18 +63,26 @@ class BF16OptimWrapper(OptimWrapper):
         self.device = get_device()
         self.autocasts = computes_bf16(self.device)
         if not self.autocasts:
-            why = f'{NO_BF16} is set' if os.environ.get(NO_BF16) else \
-                f'this {self.device} device has no bfloat16 arithmetic'
+            why = (
+                f'{NO_BF16} is set'
+                if os.environ.get(NO_BF16)
+                else f'this {self.device} device has no bfloat16 arithmetic'
+            )
             print_log(
                 f'Training in float32 instead of bfloat16: {why}.',
                 logger='current',
-                level=logging.INFO)
+                level=logging.INFO,
+            )
 
     @contextmanager
     def optim_context(self, model: nn.Module):
         # Entered anew for every step: autocast keeps its bfloat16 copies of
         # the weights until the outermost context ends, and copies that
         # outlive a step would be of weights that are no longer there.
-        with super().optim_context(model), torch.autocast(
-                self.device, dtype=torch.bfloat16, enabled=self.autocasts):
+        with (
+            super().optim_context(model),
+            torch.autocast(
+                self.device, dtype=torch.bfloat16, enabled=self.autocasts
+            ),
+        ):
             yield

@@ -1,10 +1,14 @@
-from typing import Dict, Sequence, Tuple
+from collections.abc import Sequence
 
 import numpy as np
 from mmengine.registry import METRICS
 
-from ...functional.boundary import (BoundaryCounts, boundary_counts,
-                                    boundary_scores, sum_counts)
+from ...functional.boundary import (
+    BoundaryCounts,
+    boundary_counts,
+    boundary_scores,
+    sum_counts,
+)
 from .per_class_metric import PerClassMetric
 
 
@@ -42,36 +46,45 @@ class BoundaryIoUMetric(PerClassMetric):
         ... ]
     """
 
-    def __init__(self,
-                 ratio: float = 0.02,
-                 trimap_widths: Sequence[float] = (1, 3, 5),
-                 tolerances: Sequence[float] = (1, 3, 5),
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ratio: float = 0.02,
+        trimap_widths: Sequence[float] = (1, 3, 5),
+        tolerances: Sequence[float] = (1, 3, 5),
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
-        for name, values in (('trimap_widths', trimap_widths), ('tolerances',
-                                                                tolerances)):
+        for name, values in (
+            ('trimap_widths', trimap_widths),
+            ('tolerances', tolerances),
+        ):
             if len(set(values)) < len(values):
-                raise ValueError(f'{name} must differ from one another, but '
-                                 f'got {tuple(values)}; name each once')
+                raise ValueError(
+                    f'{name} must differ from one another, but '
+                    f'got {tuple(values)}; name each once'
+                )
         self.options = dict(
-            ratio=ratio, trimap_widths=trimap_widths, tolerances=tolerances)
+            ratio=ratio, trimap_widths=trimap_widths, tolerances=tolerances
+        )
         # So that a wrong option is known before the first epoch is over.
         pixel = np.zeros((1, 1), np.int64)
         boundary_counts(pixel, pixel, 1, **self.options)
 
-    def count(self, prediction: np.ndarray, truth: np.ndarray,
-              num_classes: int) -> BoundaryCounts:
+    def count(
+        self, prediction: np.ndarray, truth: np.ndarray, num_classes: int
+    ) -> BoundaryCounts:
         """See :func:`mmbckd.functional.boundary.boundary_counts`."""
         return boundary_counts(
             prediction,
             truth,
             num_classes,
             ignore_index=self.ignore_index,
-            **self.options)
+            **self.options,
+        )
 
     def score(
         self, results: Sequence[BoundaryCounts]
-    ) -> Dict[str, Tuple[str, np.ndarray]]:
+    ) -> dict[str, tuple[str, np.ndarray]]:
         """See :func:`mmbckd.functional.boundary.boundary_scores`."""
         scores = boundary_scores(sum_counts(results))
         table = {'mBIoU': ('BIoU', 100 * scores.biou)}

@@ -1,4 +1,5 @@
-from typing import Any, Dict, List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmdet.evaluation import CocoMetric
@@ -11,8 +12,14 @@ from ...functional.coco_boundary import BoundaryCOCOeval
 
 # As CocoMetric names them, in the order of COCO's summary.
 AP_NAMES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-AR_NAMES = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000',
-            'AR_l@1000')
+AR_NAMES = (
+    'AR@100',
+    'AR@300',
+    'AR@1000',
+    'AR_s@1000',
+    'AR_m@1000',
+    'AR_l@1000',
+)
 
 
 @METRICS.register_module()
@@ -52,11 +59,13 @@ class CocoBoundaryMetric(CocoMetric):
         ...     metric=['bbox', 'segm'])
     """
 
-    def __init__(self,
-                 ann_file: Optional[str] = None,
-                 metric: Union[str, Sequence[str]] = (),
-                 ratio: float = 0.02,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str | None = None,
+        metric: str | Sequence[str] = (),
+        ratio: float = 0.02,
+        **kwargs,
+    ) -> None:
         metrics = [metric] if isinstance(metric, str) else list(metric)
         super().__init__(ann_file, metrics, **kwargs)
         # So that a wrong option is known before the first epoch is over.
@@ -66,7 +75,8 @@ class CocoBoundaryMetric(CocoMetric):
         if unknown:
             raise ValueError(
                 f'metric_items must be some of {AP_NAMES + AR_NAMES}, but got '
-                f'{sorted(unknown)}')
+                f'{sorted(unknown)}'
+            )
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the detections of a batch, their masks run-length encoded.
@@ -83,10 +93,11 @@ class CocoBoundaryMetric(CocoMetric):
                 raise ValueError(
                     f'{type(self).__name__} needs `masks` in `pred_instances`,'
                     f' but got {sorted(data_sample["pred_instances"])}; use '
-                    'CocoMetric for a detector that predicts no masks')
+                    'CocoMetric for a detector that predicts no masks'
+                )
         super().process(data_batch, data_samples)
 
-    def compute_metrics(self, results: List[tuple]) -> Dict[str, float]:
+    def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Add Boundary AP to what ``CocoMetric`` computes.
 
         Args:
@@ -111,7 +122,7 @@ class CocoBoundaryMetric(CocoMetric):
             logger.error('The testing results of the whole dataset is empty.')
         return metrics
 
-    def _detections(self, results: List[tuple]) -> List[dict]:
+    def _detections(self, results: list[tuple]) -> list[dict]:
         """The detected masks as COCO lists them.
 
         Without their boxes, by which COCO would take the masks' sizes.
@@ -121,14 +132,17 @@ class CocoBoundaryMetric(CocoMetric):
                 image_id=detected['img_id'],
                 category_id=self.cat_ids[label],
                 score=float(score),
-                segmentation=mask) for _, detected in results
+                segmentation=mask,
+            )
+            for _, detected in results
             for label, score, mask in zip(
                 detected['labels'],
                 detected.get('mask_scores', detected['scores']),
-                detected['masks'])
+                detected['masks'],
+            )
         ]
 
-    def _evaluate(self, detections: List[dict]) -> BoundaryCOCOeval:
+    def _evaluate(self, detections: list[dict]) -> BoundaryCOCOeval:
         """Match the detections with the truth and print COCO's summary."""
         for truth in self._coco_api.anns.values():
             if 'segmentation' not in truth:
@@ -136,10 +150,11 @@ class CocoBoundaryMetric(CocoMetric):
                     f'{type(self).__name__} needs the masks of the truth, but '
                     f'annotation {truth["id"]} of image {truth["image_id"]} '
                     'has no `segmentation`; give the ann_file of an instance '
-                    'segmentation data set, or load its masks (with_mask)')
-        coco_eval = BoundaryCOCOeval(self._coco_api,
-                                     self._coco_api.loadRes(detections),
-                                     self.ratio)
+                    'segmentation data set, or load its masks (with_mask)'
+                )
+        coco_eval = BoundaryCOCOeval(
+            self._coco_api, self._coco_api.loadRes(detections), self.ratio
+        )
         coco_eval.params.catIds = self.cat_ids
         coco_eval.params.imgIds = self.img_ids
         coco_eval.params.maxDets = list(self.proposal_nums)
@@ -149,8 +164,9 @@ class CocoBoundaryMetric(CocoMetric):
         coco_eval.summarize()
         return coco_eval
 
-    def _report(self, coco_eval: BoundaryCOCOeval,
-                logger: MMLogger) -> Dict[str, float]:
+    def _report(
+        self, coco_eval: BoundaryCOCOeval, logger: MMLogger
+    ) -> dict[str, float]:
         """Log the scores and name them as ``CocoMetric`` does."""
         metrics = {}
         if self.classwise:
@@ -162,22 +178,31 @@ class CocoBoundaryMetric(CocoMetric):
         stats = dict(zip(AP_NAMES + AR_NAMES, coco_eval.stats))
         for name in self.metric_items or AP_NAMES:
             metrics[f'boundary_{name}'] = round(float(stats[name]), 3)
-        logger.info('boundary_mAP_copypaste: ' +
-                    ' '.join(f'{stats[name]:.3f}' for name in AP_NAMES))
+        logger.info(
+            'boundary_mAP_copypaste: '
+            + ' '.join(f'{stats[name]:.3f}' for name in AP_NAMES)
+        )
         return metrics
 
-    def _classwise(self,
-                   coco_eval: BoundaryCOCOeval) -> Dict[str, List[float]]:
+    def _classwise(
+        self, coco_eval: BoundaryCOCOeval
+    ) -> dict[str, list[float]]:
         """``AP_NAMES`` of each class, NaN where it has no truth."""
         params = coco_eval.params
         # (threshold, recall, class, size), -1 where there is no truth
-        precision = np.ma.masked_equal(coco_eval.eval['precision'][..., -1],
-                                       -1)
+        precision = np.ma.masked_equal(
+            coco_eval.eval['precision'][..., -1], -1
+        )
         every, *sizes = np.moveaxis(precision, -1, 0)
-        thresholds = [every[np.isclose(params.iouThrs, t)] for t in (.5, .75)]
-        table = np.stack([
-            part.mean((0, 1)).filled(np.nan)
-            for part in (every, *thresholds, *sizes)
-        ], 1)
+        thresholds = [
+            every[np.isclose(params.iouThrs, t)] for t in (0.5, 0.75)
+        ]
+        table = np.stack(
+            [
+                part.mean((0, 1)).filled(np.nan)
+                for part in (every, *thresholds, *sizes)
+            ],
+            1,
+        )
         names = [c['name'] for c in self._coco_api.load_cats(params.catIds)]
         return dict(zip(names, table.round(3).tolist()))

@@ -1,11 +1,13 @@
-from typing import Dict, Sequence, Tuple
+from collections.abc import Sequence
 
 import numpy as np
 from mmengine.registry import METRICS
 
-from ...functional.connectivity import (ConnectivityCounts,
-                                        connectivity_counts,
-                                        connectivity_scores)
+from ...functional.connectivity import (
+    ConnectivityCounts,
+    connectivity_counts,
+    connectivity_scores,
+)
 from .per_class_metric import PerClassMetric
 
 
@@ -40,19 +42,21 @@ class ConnectivityMetric(PerClassMetric):
         pixel = np.zeros((1, 1), np.int64)
         connectivity_counts(pixel, pixel, 1, min_area=min_area)
 
-    def count(self, prediction: np.ndarray, truth: np.ndarray,
-              num_classes: int) -> ConnectivityCounts:
+    def count(
+        self, prediction: np.ndarray, truth: np.ndarray, num_classes: int
+    ) -> ConnectivityCounts:
         """See :func:`mmbckd.functional.connectivity.connectivity_counts`."""
         return connectivity_counts(
             prediction,
             truth,
             num_classes,
             min_area=self.min_area,
-            ignore_index=self.ignore_index)
+            ignore_index=self.ignore_index,
+        )
 
     def score(
         self, results: Sequence[ConnectivityCounts]
-    ) -> Dict[str, Tuple[str, np.ndarray]]:
+    ) -> dict[str, tuple[str, np.ndarray]]:
         """See :func:`mmbckd.functional.connectivity.connectivity_scores`."""
         scores = connectivity_scores(results)
         return {

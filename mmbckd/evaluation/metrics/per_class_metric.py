@@ -1,5 +1,6 @@
 from abc import abstractmethod
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -22,21 +23,25 @@ class PerClassMetric(BaseMetric):
         prefix (str, optional): Prefix of the returned keys. Defaults to None.
     """
 
-    def __init__(self,
-                 ignore_index: int = 255,
-                 collect_device: str = 'cpu',
-                 prefix: Optional[str] = None) -> None:
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ignore_index = ignore_index
 
     @abstractmethod
-    def count(self, prediction: np.ndarray, truth: np.ndarray,
-              num_classes: int) -> Any:
+    def count(
+        self, prediction: np.ndarray, truth: np.ndarray, num_classes: int
+    ) -> Any:
         """Count what the scores are made of in one image, (H, W) each."""
 
     @abstractmethod
-    def score(self,
-              results: Sequence[Any]) -> Dict[str, Tuple[str, np.ndarray]]:
+    def score(
+        self, results: Sequence[Any]
+    ) -> dict[str, tuple[str, np.ndarray]]:
         """Turn the counts of all images into scores.
 
         Returns:
@@ -63,10 +68,11 @@ class PerClassMetric(BaseMetric):
         for data_sample in data_samples:
             prediction, truth = (
                 _label_map(data_sample, name)
-                for name in ('pred_sem_seg', 'gt_sem_seg'))
+                for name in ('pred_sem_seg', 'gt_sem_seg')
+            )
             self.results.append(self.count(prediction, truth, num_classes))
 
-    def compute_metrics(self, results: List[Any]) -> Dict[str, float]:
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Log the table of classes and return the means over them.
 
         Args:
@@ -80,8 +86,10 @@ class PerClassMetric(BaseMetric):
             ValueError: If there are no results.
         """
         if not results:
-            raise ValueError(f'{type(self).__name__} got no images; check '
-                             "that the dataloader's data set is not empty")
+            raise ValueError(
+                f'{type(self).__name__} got no images; check '
+                "that the dataloader's data set is not empty"
+            )
         logger: MMLogger = MMLogger.get_current_instance()
         table = PrettyTable()
         table.add_column('Class', list(self.dataset_meta['classes']))
@@ -90,7 +98,8 @@ class PerClassMetric(BaseMetric):
             table.add_column(heading, np.round(values, 2))
             values = values[~np.isnan(values)]
             metrics[key] = float(
-                np.round(values.mean(), 2) if len(values) else np.nan)
+                np.round(values.mean(), 2) if len(values) else np.nan
+            )
         print_log('per class results:', logger)
         print_log('\n' + table.get_string(), logger=logger)
         return metrics
@@ -105,4 +114,5 @@ def _label_map(data_sample: dict, name: str) -> np.ndarray:
     raise ValueError(
         f'{name} must hold its map as `data` (mmseg) or `sem_seg` (mmdet), '
         f'but holds {sorted(maps)}; check that the model predicts semantic '
-        'segmentation and that the pipeline loads its truth')
+        'segmentation and that the pipeline loads its truth'
+    )

@@ -1,7 +1,6 @@
 import logging
 import os.path as osp
 from collections import OrderedDict
-from typing import Dict, List, Optional, Union
 
 import torch
 from mmengine.config import Config
@@ -66,23 +65,27 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             is to be trained.
     """
 
-    def __init__(self,
-                 architecture: Union[dict, str, BaseModel],
-                 teacher: Union[dict, str, BaseModel],
-                 distiller: dict,
-                 teacher_ckpt: Optional[str] = None,
-                 teacher_forward: Optional[str] = None,
-                 teacher_trainable: bool = False,
-                 data_preprocessor: Optional[dict] = None,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        architecture: dict | str | BaseModel,
+        teacher: dict | str | BaseModel,
+        distiller: dict,
+        teacher_ckpt: str | None = None,
+        teacher_forward: str | None = None,
+        teacher_trainable: bool = False,
+        data_preprocessor: dict | None = None,
+        **kwargs,
+    ) -> None:
         if teacher_trainable:
             raise ValueError(
                 'FrozenTeacherDistill does not train its teacher, but got '
-                'teacher_trainable=True. Use SingleTeacherDistill for that.')
+                'teacher_trainable=True. Use SingleTeacherDistill for that.'
+            )
         if teacher_forward not in (None, 'extract_feat', 'tensor', 'loss'):
             raise ValueError(
                 "`teacher_forward` must be 'extract_feat', 'tensor', 'loss' "
-                f'or None, but got {teacher_forward!r}.')
+                f'or None, but got {teacher_forward!r}.'
+            )
         architecture = build_model(architecture, data_preprocessor)
         teacher = build_model(teacher)
         _check_classes(architecture, teacher)
@@ -93,56 +96,73 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'The teacher has no `teacher_ckpt`: unless its own config '
                 'loads weights, it teaches what random weights say.',
                 logger='current',
-                level=logging.WARNING)
+                level=logging.WARNING,
+            )
         super().__init__(
-            distiller={
-                '_scope_': 'mmrazor',
-                **distiller
-            },
+            distiller={'_scope_': 'mmrazor', **distiller},
             teacher=teacher,
             architecture=architecture,
-            **kwargs)
-        self.teacher_inputs = TeacherInputs(self.data_preprocessor,
-                                            teacher.data_preprocessor)
+            **kwargs,
+        )
+        self.teacher_inputs = TeacherInputs(
+            self.data_preprocessor, teacher.data_preprocessor
+        )
         self.teacher_forward = teacher_forward or (
-            'loss' if self.distiller.deliveries.deliveries else
-            'extract_feat' if self._only_features_are_recorded() else 'tensor')
+            'loss'
+            if self.distiller.deliveries.deliveries
+            else 'extract_feat'
+            if self._only_features_are_recorded()
+            else 'tensor'
+        )
 
     def loss(
         self,
         batch_inputs: torch.Tensor,
-        data_samples: Optional[List[BaseDataElement]] = None,
-    ) -> Dict[str, torch.Tensor]:
+        data_samples: list[BaseDataElement] | None = None,
+    ) -> dict[str, torch.Tensor]:
         """Losses of the student and of the distiller, by name."""
         losses = dict()
         distiller = self.distiller
-        if distiller.teacher_recorders.recorders or \
-                distiller.deliveries.deliveries:
+        if (
+            distiller.teacher_recorders.recorders
+            or distiller.deliveries.deliveries
+        ):
             self._run_teacher(batch_inputs, data_samples)
 
         distiller.set_deliveries_override(True)
-        with distiller.student_recorders, distiller.deliveries, \
-                torch.set_grad_enabled(self.student_trainable):
+        with (
+            distiller.student_recorders,
+            distiller.deliveries,
+            torch.set_grad_enabled(self.student_trainable),
+        ):
             student_losses = self.student(
-                batch_inputs, data_samples, mode='loss')
+                batch_inputs, data_samples, mode='loss'
+            )
         if self.calculate_student_loss:
             losses.update(add_prefix(student_losses, 'student'))
 
         if not self.distillation_stopped:
             losses.update(
-                add_prefix(distiller.compute_distill_losses(), 'distill'))
+                add_prefix(distiller.compute_distill_losses(), 'distill')
+            )
         return losses
 
-    def _run_teacher(self, batch_inputs: torch.Tensor,
-                     data_samples: Optional[List[BaseDataElement]]) -> None:
+    def _run_teacher(
+        self,
+        batch_inputs: torch.Tensor,
+        data_samples: list[BaseDataElement] | None,
+    ) -> None:
         """Let the teacher run, for what is recorded and delivered of it."""
         distiller = self.distiller
         # What is delivered becomes part of the student's graph.
         delivers = bool(distiller.deliveries.deliveries)
         distiller.set_deliveries_override(False)
         inputs = self.teacher_inputs(batch_inputs, data_samples)
-        with distiller.teacher_recorders, distiller.deliveries, \
-                torch.no_grad() if delivers else torch.inference_mode():
+        with (
+            distiller.teacher_recorders,
+            distiller.deliveries,
+            torch.no_grad() if delivers else torch.inference_mode(),
+        ):
             if self.teacher_forward == 'extract_feat':
                 self.teacher.extract_feat(inputs)
             else:
@@ -154,8 +174,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         recorders = self.distiller.teacher_recorders.recorders.values()
         return hasattr(self.teacher, 'extract_feat') and all(
             name.partition('.')[0] in ('backbone', 'neck')
-            for recorder in recorders for name in recorded_modules(recorder)
-            or [''])
+            for recorder in recorders
+            for name in recorded_modules(recorder) or ['']
+        )
 
     def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
         """Set the mode of all but the teacher, which stays in eval mode."""
@@ -167,12 +188,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 def _leave_inference_mode(recorder: BaseRecorder) -> None:
     """Copy what was recorded, so that a loss may save it for backward."""
     recorder.data_buffer[:] = tree_map_only(
-        torch.Tensor, lambda t: t.clone()
-        if t.is_inference() else t, recorder.data_buffer)
+        torch.Tensor,
+        lambda t: t.clone() if t.is_inference() else t,
+        recorder.data_buffer,
+    )
 
 
-def build_model(model: Union[dict, str, BaseModel],
-                data_preprocessor: Optional[dict] = None) -> BaseModel:
+def build_model(
+    model: dict | str | BaseModel,
+    data_preprocessor: dict | None = None,
+) -> BaseModel:
     """Build a student or teacher as its own config's runner would.
 
     Args:
@@ -190,8 +215,10 @@ def build_model(model: Union[dict, str, BaseModel],
     if isinstance(model, str):
         cfg = get_config(model) if '::' in model else Config.fromfile(model)
         if 'model' not in cfg:
-            raise ValueError(f'The config {model} has no `model`. Name a '
-                             'config that can be trained on its own.')
+            raise ValueError(
+                f'The config {model} has no `model`. Name a '
+                'config that can be trained on its own.'
+            )
         model = cfg.model
         model.setdefault('_scope_', cfg.get('default_scope', 'mmengine'))
         # As the runners of MMDetection and MMSegmentation do.
@@ -204,7 +231,7 @@ def build_model(model: Union[dict, str, BaseModel],
     return model
 
 
-def num_classes_of(model: nn.Module) -> Optional[int]:
+def num_classes_of(model: nn.Module) -> int | None:
     """Number of classes that a segmentor or detector predicts.
 
     Args:
@@ -213,8 +240,13 @@ def num_classes_of(model: nn.Module) -> Optional[int]:
     Returns:
         int, optional: None if it does not say.
     """
-    for name in ('decode_head', 'roi_head.bbox_head', 'bbox_head',
-                 'mask_head', 'panoptic_head'):
+    for name in (
+        'decode_head',
+        'roi_head.bbox_head',
+        'bbox_head',
+        'mask_head',
+        'panoptic_head',
+    ):
         head = model
         for part in name.split('.'):
             head = getattr(head, part, None)
@@ -228,13 +260,16 @@ def num_classes_of(model: nn.Module) -> Optional[int]:
 def _check_classes(student: nn.Module, teacher: nn.Module) -> None:
     student_classes = num_classes_of(student)
     teacher_classes = num_classes_of(teacher)
-    if None not in (student_classes, teacher_classes) \
-            and student_classes != teacher_classes:
+    if (
+        None not in (student_classes, teacher_classes)
+        and student_classes != teacher_classes
+    ):
         raise ValueError(
             'Student and teacher must predict the same classes, but the '
             f'student has num_classes={student_classes} and the teacher '
             f'num_classes={teacher_classes}. Set `num_classes` of their '
-            'heads to that of the data set, and use a teacher trained on it.')
+            'heads to that of the data set, and use a teacher trained on it.'
+        )
 
 
 def _load_teacher(teacher: nn.Module, path: str) -> None:
@@ -243,23 +278,28 @@ def _load_teacher(teacher: nn.Module, path: str) -> None:
         raise FileNotFoundError(
             f'`teacher_ckpt` must be the checkpoint of a trained teacher, but '
             f'{path} does not exist (looked up from {osp.abspath(".")}). '
-            'Train the teacher first, or correct the path.')
+            'Train the teacher first, or correct the path.'
+        )
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     state_dict = checkpoint.get('state_dict', checkpoint)
     if any(k.startswith('architecture.') for k in state_dict):
         raise ValueError(
             f'`teacher_ckpt` must hold a plain model, but {path} holds a '
             'whole distillation. Use the *_student.pth beside it, or make '
-            'one: mim run mmbckd convert_kd_ckpt_to_student CHECKPOINT.')
+            'one: mim run mmbckd convert_kd_ckpt_to_student CHECKPOINT.'
+        )
     plain = OrderedDict(
-        (k[len('module.'):] if k.startswith('module.') else k, v)
-        for k, v in state_dict.items())
+        (k[len('module.') :] if k.startswith('module.') else k, v)
+        for k, v in state_dict.items()
+    )
     plain._metadata = getattr(state_dict, '_metadata', OrderedDict())
     try:
         missing, unexpected = teacher.load_state_dict(plain, strict=False)
     except RuntimeError as e:
-        raise ValueError(f'`teacher_ckpt` {path} is not of the teacher '
-                         f'({type(teacher).__name__}): {e}') from None
+        raise ValueError(
+            f'`teacher_ckpt` {path} is not of the teacher '
+            f'({type(teacher).__name__}): {e}'
+        ) from None
     missing = [k for k in missing if not k.endswith('num_batches_tracked')]
     if missing:
         raise ValueError(
@@ -267,19 +307,23 @@ def _load_teacher(teacher: nn.Module, path: str) -> None:
             f'({type(teacher).__name__}): {len(missing)} of its '
             f'{len(teacher.state_dict())} weights are missing, such as '
             f'{missing[:3]}; the checkpoint has names such as '
-            f'{list(plain)[:3]}. Use the config that it was trained with.')
+            f'{list(plain)[:3]}. Use the config that it was trained with.'
+        )
     if unexpected:
         print_log(
             f'{len(unexpected)} entries of `teacher_ckpt` {path} are not '
             f'weights of the teacher and were left out: {unexpected[:5]} …',
             logger='current',
-            level=logging.WARNING)
-    broken = [k for k, v in teacher.state_dict().items()
-              if not v.isfinite().all()]
+            level=logging.WARNING,
+        )
+    broken = [
+        k for k, v in teacher.state_dict().items() if not v.isfinite().all()
+    ]
     if broken:
         raise ValueError(
             f'`teacher_ckpt` {path} has NaN or infinity in {len(broken)} '
             f'weights, such as {broken[:3]}: its training diverged, and the '
-            'student would follow. Use an earlier checkpoint of the teacher.')
+            'student would follow. Use an earlier checkpoint of the teacher.'
+        )
     # mmengine is not to initialise what was loaded.
     teacher._is_init = True

@@ -1,7 +1,8 @@
 """A batch as the teacher's data preprocessor would have made it."""
+
 import logging
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import Optional
 
 import torch
 from mmengine.logging import print_log
@@ -21,8 +22,9 @@ class Normalization:
         reverses (bool): Whether the order of three channels is reversed.
         padding (float): What normalized images are padded with.
     """
-    mean: Tuple[float, ...]
-    std: Tuple[float, ...]
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     reverses: bool
     padding: float
 
@@ -38,18 +40,20 @@ class Normalization:
             padding = preprocessor.pad_value
         else:
             return None
-        mean, std = (0., ), (1., )
+        mean, std = (0.0,), (1.0,)
         if preprocessor._enable_normalize:
             mean = tuple(preprocessor.mean.double().flatten().tolist())
             std = tuple(preprocessor.std.double().flatten().tolist())
         return cls(mean, std, bool(reverses), float(padding))
 
     def __str__(self) -> str:
-        mean, std = ([round(v, 4) for v in values]
-                     for values in (self.mean, self.std))
+        mean, std = (
+            [round(v, 4) for v in values] for values in (self.mean, self.std)
+        )
         order = 'reversed' if self.reverses else 'as loaded'
-        return f'mean {mean}, std {std}, channels {order}, ' \
-            f'padding {self.padding}'
+        return (
+            f'mean {mean}, std {std}, channels {order}, padding {self.padding}'
+        )
 
 
 class TeacherInputs:
@@ -90,19 +94,21 @@ class TeacherInputs:
                 'ImgDataPreprocessor. Make sure that both models want the '
                 'same normalization.',
                 logger='current',
-                level=logging.WARNING)
+                level=logging.WARNING,
+            )
         elif self.student != self.teacher:
             self.converts = True
             print_log(
                 'The teacher gets the batch in its own normalization '
                 f'({self.teacher}), converted from that of the student '
                 f'({self.student}).',
-                logger='current')
+                logger='current',
+            )
 
     def __call__(
         self,
         images: Tensor,
-        data_samples: Optional[List[BaseDataElement]] = None,
+        data_samples: list[BaseDataElement] | None = None,
     ) -> Tensor:
         """Convert a batch."""
         if not self.converts:
@@ -111,23 +117,31 @@ class TeacherInputs:
         channels = images.shape[-3]
         mean, std, new_mean, new_std = (
             torch.tensor(values, dtype=torch.float64).expand(channels)
-            for values in (student.mean, student.std, teacher.mean,
-                           teacher.std))
+            for values in (
+                student.mean,
+                student.std,
+                teacher.mean,
+                teacher.std,
+            )
+        )
         converted = images
         if student.reverses != teacher.reverses and channels == 3:
             converted, mean, std = images.flip(-3), mean.flip(0), std.flip(0)
         scale, shift = (
             factor.to(images).view(-1, 1, 1)
-            for factor in (std / new_std, (mean - new_mean) / new_std))
+            for factor in (std / new_std, (mean - new_mean) / new_std)
+        )
         converted = converted * scale + shift
 
-        for before, after, sample in zip(images, converted, data_samples
-                                         or ()):
+        for before, after, sample in zip(
+            images, converted, data_samples or ()
+        ):
             height, width = sample.get('img_shape', images.shape[-2:])[:2]
             below = slice(height, None), slice(None)
             beside = slice(height), slice(width, None)
             for rows, columns in (below, beside):
                 padded = before[..., rows, columns] == student.padding
                 after[..., rows, columns].masked_fill_(
-                    padded.all(0), teacher.padding)
+                    padded.all(0), teacher.padding
+                )
         return converted

@@ -1,8 +1,9 @@
-from typing import List, Optional, Sequence, Union
+from collections.abc import Sequence
 
 import torch.nn.functional as F
-from mmrazor.models.architectures.connectors.base_connector import \
-    BaseConnector
+from mmrazor.models.architectures.connectors.base_connector import (
+    BaseConnector,
+)
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -30,23 +31,31 @@ class ContextConnector(BaseConnector):
           that satisfies ``max_tokens``; a list of such maps for a sequence.
     """
 
-    def __init__(self,
-                 max_tokens: Optional[int] = None,
-                 in_channels: Optional[int] = None,
-                 out_channels: Optional[int] = None,
-                 init_cfg: Union[dict, List[dict], None] = None) -> None:
+    def __init__(
+        self,
+        max_tokens: int | None = None,
+        in_channels: int | None = None,
+        out_channels: int | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         if max_tokens is not None and max_tokens < 1:
-            raise ValueError('`max_tokens` of ContextConnector must be at '
-                             f'least 1, but got {max_tokens}.')
+            raise ValueError(
+                '`max_tokens` of ContextConnector must be at '
+                f'least 1, but got {max_tokens}.'
+            )
         if (in_channels is None) != (out_channels is None):
             raise ValueError(
                 'A projection of ContextConnector needs both `in_channels` '
                 f'and `out_channels`, but got {in_channels} and '
-                f'{out_channels}.')
+                f'{out_channels}.'
+            )
         self.max_tokens = max_tokens
-        self.project = nn.Identity() if out_channels is None else nn.Conv2d(
-            in_channels, out_channels, kernel_size=1)
+        self.project = (
+            nn.Identity()
+            if out_channels is None
+            else nn.Conv2d(in_channels, out_channels, kernel_size=1)
+        )
         # MMRazor's distillers keep connectors in a plain nn.ModuleDict, which
         # the runner's init_weights does not enter.
         if self.init_cfg:
@@ -58,11 +67,12 @@ class ContextConnector(BaseConnector):
         while -(-height // factor) * -(-width // factor) > self.max_tokens:
             factor += 1
         return F.avg_pool2d(
-            feature, factor, ceil_mode=True, count_include_pad=False)
+            feature, factor, ceil_mode=True, count_include_pad=False
+        )
 
     def forward_train(
-        self, feature: Union[Tensor, Sequence[Tensor]]
-    ) -> Union[Tensor, Sequence[Tensor]]:
+        self, feature: Tensor | Sequence[Tensor]
+    ) -> Tensor | Sequence[Tensor]:
         """Return the pooled and projected map(s)."""
         if not isinstance(feature, Tensor):
             return [self.forward_train(f) for f in feature]

@@ -1,9 +1,10 @@
-from typing import List, Optional, Sequence, Union
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
-from mmrazor.models.architectures.connectors.base_connector import \
-    BaseConnector
+from mmrazor.models.architectures.connectors.base_connector import (
+    BaseConnector,
+)
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -36,22 +37,26 @@ class HierarchicalBoundaryConnector(BaseConnector):
           with Inter-pixel Relations. CVPR 2019 (the boundary branch).
     """
 
-    def __init__(self,
-                 in_channels: Union[int, Sequence[int], None] = None,
-                 channels: int = 32,
-                 num_groups: int = 4,
-                 init_cfg: Union[dict, List[dict], None] = None) -> None:
+    def __init__(
+        self,
+        in_channels: int | Sequence[int] | None = None,
+        channels: int = 32,
+        num_groups: int = 4,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         if channels % num_groups:
             raise ValueError(
                 '`channels` of HierarchicalBoundaryConnector must be a '
-                f'multiple of `num_groups`={num_groups}, but got {channels}.')
+                f'multiple of `num_groups`={num_groups}, but got {channels}.'
+            )
         self.channels = channels
         self.num_groups = num_groups
-        self.in_channels: Optional[list] = None
+        self.in_channels: list | None = None
         if in_channels is not None:
-            self.set_in_channels([in_channels] if isinstance(
-                in_channels, int) else in_channels)
+            self.set_in_channels(
+                [in_channels] if isinstance(in_channels, int) else in_channels
+            )
 
     def set_in_channels(self, in_channels: Sequence[int]) -> None:
         """Build the layers for feature maps of these channels.
@@ -65,18 +70,20 @@ class HierarchicalBoundaryConnector(BaseConnector):
                 c,
                 self.channels,
                 kernel_size=1,
-                norm_cfg=dict(type='GN', num_groups=self.num_groups))
-            for c in self.in_channels)
+                norm_cfg=dict(type='GN', num_groups=self.num_groups),
+            )
+            for c in self.in_channels
+        )
         self.predict = nn.Conv2d(
-            self.channels * len(self.in_channels), 1, kernel_size=1)
+            self.channels * len(self.in_channels), 1, kernel_size=1
+        )
         # MMRazor's distillers keep connectors in a plain nn.ModuleDict, which
         # the runner's init_weights does not enter.
         if self.init_cfg:
             self.is_init = False  # these layers are new
             self.init_weights()
 
-    def forward_train(self, feature: Union[Tensor,
-                                           Sequence[Tensor]]) -> Tensor:
+    def forward_train(self, feature: Tensor | Sequence[Tensor]) -> Tensor:
         """Return boundary logits, see the class for the shapes.
 
         Raises:
@@ -88,7 +95,8 @@ class HierarchicalBoundaryConnector(BaseConnector):
             raise ValueError(
                 'HierarchicalBoundaryConnector was built for feature maps of '
                 f'{self.in_channels} channels, but got {got}. Set '
-                f'`in_channels={got}`, or record another module.')
+                f'`in_channels={got}`, or record another module.'
+            )
         size = max((f.shape[-2:] for f in features), key=lambda s: s.numel())
         # The last convolution and the upsampling are linear and commute, so
         # that one channel is upsampled instead of all.
@@ -99,5 +107,6 @@ class HierarchicalBoundaryConnector(BaseConnector):
                 F.conv2d(embed(f), weight),
                 size=size,
                 mode='bilinear',
-                align_corners=False)
+                align_corners=False,
+            )
         return z

@@ -1,7 +1,8 @@
 import copy
 import difflib
+from collections.abc import Sequence
 from inspect import signature
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
@@ -14,7 +15,7 @@ from ..connectors import ContextConnector, HierarchicalBoundaryConnector
 from ..losses import BoundaryAffinityLoss, ContextRelationLoss
 from ..task_modules.recorders import recorded_modules
 
-Source = Union[str, Sequence[str], dict]
+Source = str | Sequence[str] | dict
 
 
 @MODELS.register_module()
@@ -73,10 +74,12 @@ class BCKDDistiller(ConfigurableDistiller):
         ...         teacher='decode_head.bottleneck'))
     """
 
-    def __init__(self,
-                 boundary: Optional[dict] = None,
-                 context: Optional[dict] = None,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        boundary: dict | None = None,
+        context: dict | None = None,
+        **kwargs,
+    ) -> None:
         long_form = copy.deepcopy(kwargs)
         if boundary is not None:
             long_form = _joined(long_form, _expand_boundary(boundary))
@@ -86,7 +89,8 @@ class BCKDDistiller(ConfigurableDistiller):
             raise ValueError(
                 'BCKDDistiller has no loss to compute: give `boundary`, '
                 '`context`, or `distill_losses` in the form of '
-                'ConfigurableDistiller.')
+                'ConfigurableDistiller.'
+            )
         super().__init__(**long_form)
 
     def prepare_from_student(self, model: BaseModel) -> None:
@@ -95,39 +99,52 @@ class BCKDDistiller(ConfigurableDistiller):
         super().prepare_from_student(model)
         for mapping in self.loss_forward_mappings.values():
             for record in mapping.values():
-                connector = self.connectors[record['connector']] \
-                    if record.get('connector') else None
-                if isinstance(connector, HierarchicalBoundaryConnector) \
-                        and connector.in_channels is None:
+                connector = (
+                    self.connectors[record['connector']]
+                    if record.get('connector')
+                    else None
+                )
+                if (
+                    isinstance(connector, HierarchicalBoundaryConnector)
+                    and connector.in_channels is None
+                ):
                     connector.set_in_channels(
-                        self._probe_channels(model, record))
+                        self._probe_channels(model, record)
+                    )
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
         """Hook the teacher."""
         _check_sources(self.teacher_recorders.recorders, model, 'teacher')
         super().prepare_from_teacher(model)
 
-    def get_record(self, recorder: str, from_student: bool, *args,
-                   **kwargs) -> Any:
+    def get_record(
+        self, recorder: str, from_student: bool, *args, **kwargs
+    ) -> Any:
         """Return a record of this step, see :class:`ConfigurableDistiller`.
 
         Raises:
             RuntimeError: If nothing was recorded.
         """
-        manager = self.student_recorders if from_student \
-            else self.teacher_recorders
+        manager = (
+            self.student_recorders if from_student else self.teacher_recorders
+        )
         if not manager.get_recorder(recorder).data_buffer:
             who = 'student' if from_student else 'teacher'
             raise RuntimeError(
                 f'The recorder "{recorder}" of the {who} expected '
                 f'"{manager.get_recorder(recorder).source}" to run, but it '
                 f"did not run in the {who}'s forward. Record a module that "
-                'does' + ('.' if from_student else
-                          ", or set `teacher_forward='loss'` of "
-                          'FrozenTeacherDistill if it runs only there.'))
+                'does'
+                + (
+                    '.'
+                    if from_student
+                    else ", or set `teacher_forward='loss'` of "
+                    'FrozenTeacherDistill if it runs only there.'
+                )
+            )
         return super().get_record(recorder, from_student, *args, **kwargs)
 
-    def compute_distill_losses(self) -> Dict[str, torch.Tensor]:
+    def compute_distill_losses(self) -> dict[str, torch.Tensor]:
         """Compute the losses, then let go of what was recorded for them."""
         losses = super().compute_distill_losses()
         for manager in (self.student_recorders, self.teacher_recorders):
@@ -135,7 +152,7 @@ class BCKDDistiller(ConfigurableDistiller):
                 recorder.reset_data_buffer()
         return losses
 
-    def _probe_channels(self, model: BaseModel, record: dict) -> List[int]:
+    def _probe_channels(self, model: BaseModel, record: dict) -> list[int]:
         """Channels of a record, read off a blank image."""
         recorder = self.student_recorders.get_recorder(record['recorder'])
         training = {m: m.training for m in model.modules()}
@@ -163,7 +180,8 @@ class BCKDDistiller(ConfigurableDistiller):
                 'The channels of '
                 f'"{recorder.source}" could not be read off the student by '
                 f'running it on a blank image ({type(e).__name__}: {e}). Set '
-                '`in_channels` of the boundary term.') from e
+                '`in_channels` of the boundary term.'
+            ) from e
         finally:
             recorder.__exit__(None, None, None)
             for hook in hooks:
@@ -171,8 +189,8 @@ class BCKDDistiller(ConfigurableDistiller):
             for module, mode in training.items():
                 module.training = mode
         features = self.get_record(
-            **{k: v
-               for k, v in record.items() if k != 'connector'})
+            **{k: v for k, v in record.items() if k != 'connector'}
+        )
         recorder.reset_data_buffer()
         if isinstance(features, torch.Tensor):
             features = [features]
@@ -192,12 +210,13 @@ def _joined(long_form: dict, addition: dict) -> dict:
         if taken:
             raise ValueError(
                 f'BCKDDistiller adds {taken} to `{part}`, but the config has '
-                'these already. Rename yours, or leave the short form out.')
+                'these already. Rename yours, or leave the short form out.'
+            )
         joined[part] = {**present, **items}
     return joined
 
 
-def _arguments(cls: type) -> List[str]:
+def _arguments(cls: type) -> list[str]:
     """Names of what a class is built with."""
     return list(signature(cls).parameters)
 
@@ -208,18 +227,21 @@ def _component(cls: type, cfg: dict) -> dict:
     return dict(type=f'mmrazor.{cls.__name__}', **given)
 
 
-def _check_keys(term: str, cfg: dict, options: List[str]) -> None:
+def _check_keys(term: str, cfg: dict, options: list[str]) -> None:
     """Refuse a short form that has a key too many or too few."""
     for side in ('student', 'teacher'):
         if side not in cfg:
             raise ValueError(
                 f'`{term}` of BCKDDistiller needs `{side}`, the name of a '
-                f'module of the {side}, but got only {sorted(cfg)}.')
+                f'module of the {side}, but got only {sorted(cfg)}.'
+            )
     known = ['student', 'teacher', *options]
     unknown = sorted(set(cfg) - set(known))
     if unknown:
-        raise ValueError(f'`{term}` of BCKDDistiller does not know {unknown}. '
-                         f'It knows: {", ".join(known)}.')
+        raise ValueError(
+            f'`{term}` of BCKDDistiller does not know {unknown}. '
+            f'It knows: {", ".join(known)}.'
+        )
 
 
 def _recorder(term: str, side: str, source: Source) -> tuple:
@@ -250,16 +272,23 @@ def _expand_boundary(cfg: dict) -> dict:
             teacher = dict(
                 type='GroundTruth',
                 source=teacher,
-                ignore_index=cfg.get('ignore_index', 255))
+                ignore_index=cfg.get('ignore_index', 255),
+            )
         cfg = dict(cfg, teacher=teacher)
-    _check_keys('boundary', cfg, [
-        *_arguments(HierarchicalBoundaryConnector),
-        *_arguments(BoundaryAffinityLoss)
-    ])
-    student_recorder, student_record = _recorder('boundary', 'student',
-                                                 cfg['student'])
-    teacher_recorder, teacher_record = _recorder('boundary', 'teacher',
-                                                 cfg['teacher'])
+    _check_keys(
+        'boundary',
+        cfg,
+        [
+            *_arguments(HierarchicalBoundaryConnector),
+            *_arguments(BoundaryAffinityLoss),
+        ],
+    )
+    student_recorder, student_record = _recorder(
+        'boundary', 'student', cfg['student']
+    )
+    teacher_recorder, teacher_record = _recorder(
+        'boundary', 'teacher', cfg['teacher']
+    )
     if teacher_record['from_student']:
         student_recorder = {**student_recorder, **teacher_recorder}
         teacher_recorder = {}
@@ -267,21 +296,28 @@ def _expand_boundary(cfg: dict) -> dict:
         student_recorders=student_recorder,
         teacher_recorders=teacher_recorder,
         connectors=dict(
-            boundary_head=_component(HierarchicalBoundaryConnector, cfg)),
+            boundary_head=_component(HierarchicalBoundaryConnector, cfg)
+        ),
         distill_losses=dict(loss_bd=_component(BoundaryAffinityLoss, cfg)),
         loss_forward_mappings=dict(
             loss_bd=dict(
                 preds_S=dict(connector='boundary_head', **student_record),
-                preds_T=teacher_record)))
+                preds_T=teacher_record,
+            )
+        ),
+    )
 
 
 def _expand_context(cfg: dict) -> dict:
-    _check_keys('context', cfg,
-                ['max_tokens', *_arguments(ContextRelationLoss)])
-    student_recorder, student_record = _recorder('context', 'student',
-                                                 cfg['student'])
-    teacher_recorder, teacher_record = _recorder('context', 'teacher',
-                                                 cfg['teacher'])
+    _check_keys(
+        'context', cfg, ['max_tokens', *_arguments(ContextRelationLoss)]
+    )
+    student_recorder, student_record = _recorder(
+        'context', 'student', cfg['student']
+    )
+    teacher_recorder, teacher_record = _recorder(
+        'context', 'teacher', cfg['teacher']
+    )
     connectors = {}
     if cfg.get('max_tokens') is not None:
         connectors = dict(context_pool=_component(ContextConnector, cfg))
@@ -293,11 +329,14 @@ def _expand_context(cfg: dict) -> dict:
         connectors=connectors,
         distill_losses=dict(loss_cd=_component(ContextRelationLoss, cfg)),
         loss_forward_mappings=dict(
-            loss_cd=dict(preds_S=student_record, preds_T=teacher_record)))
+            loss_cd=dict(preds_S=student_record, preds_T=teacher_record)
+        ),
+    )
 
 
-def _check_sources(recorders: Dict[str, BaseRecorder], model: nn.Module,
-                   who: str) -> None:
+def _check_sources(
+    recorders: dict[str, BaseRecorder], model: nn.Module, who: str
+) -> None:
     """Name the nearest modules where one does not exist."""
     names = [name for name, _ in model.named_modules() if name]
     for key, recorder in recorders.items():
@@ -306,8 +345,12 @@ def _check_sources(recorders: Dict[str, BaseRecorder], model: nn.Module,
                 continue
             near = difflib.get_close_matches(source, names, n=5, cutoff=0.4)
             tops = [name for name, _ in model.named_children()]
-            hint = f'the nearest names are {near}' if near else \
-                f'its top modules are {tops}'
+            hint = (
+                f'the nearest names are {near}'
+                if near
+                else f'its top modules are {tops}'
+            )
             raise ValueError(
                 f'The {who} ({type(model).__name__}) has no module '
-                f'"{source}", which the recorder "{key}" names: {hint}.')
+                f'"{source}", which the recorder "{key}" names: {hint}.'
+            )

@@ -3,5 +3,7 @@ from .context_relation_loss import ContextRelationLoss
 from .weighted_cross_entropy_loss import WeightedCrossEntropyLoss
 
 __all__ = [
-    'BoundaryAffinityLoss', 'ContextRelationLoss', 'WeightedCrossEntropyLoss'
+    'BoundaryAffinityLoss',
+    'ContextRelationLoss',
+    'WeightedCrossEntropyLoss',
 ]

@@ -1,4 +1,4 @@
-from typing import Sequence, Union
+from collections.abc import Sequence
 
 from mmengine.dist import get_default_group, is_distributed
 from mmrazor.registry import MODELS
@@ -36,12 +36,14 @@ class BoundaryAffinityLoss(nn.Module):
         - returns: a scalar.
     """
 
-    def __init__(self,
-                 source: str = 'semantic',
-                 radius: float = 5.0,
-                 tau: float = 1.0,
-                 ignore_index: int = 255,
-                 loss_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        source: str = 'semantic',
+        radius: float = 5.0,
+        tau: float = 1.0,
+        ignore_index: int = 255,
+        loss_weight: float = 1.0,
+    ) -> None:
         super().__init__()
         self.source = source
         self.radius = radius
@@ -49,8 +51,9 @@ class BoundaryAffinityLoss(nn.Module):
         self.ignore_index = ignore_index
         self.loss_weight = loss_weight
 
-    def forward(self, preds_S: Tensor,
-                preds_T: Union[Tensor, Sequence[Tensor]]) -> Tensor:
+    def forward(
+        self, preds_S: Tensor, preds_T: Tensor | Sequence[Tensor]
+    ) -> Tensor:
         """Return the weighted loss, see the class for the shapes."""
         return self.loss_weight * boundary_affinity_loss(
             preds_S,
@@ -59,4 +62,5 @@ class BoundaryAffinityLoss(nn.Module):
             radius=self.radius,
             tau=self.tau,
             ignore_index=self.ignore_index,
-            group=get_default_group() if is_distributed() else None)
+            group=get_default_group() if is_distributed() else None,
+        )

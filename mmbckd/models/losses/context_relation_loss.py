@@ -1,4 +1,4 @@
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
@@ -31,12 +31,14 @@ class ContextRelationLoss(nn.Module):
         - returns: a scalar.
     """
 
-    def __init__(self,
-                 tau: float = 0.1,
-                 exclude_self: bool = False,
-                 center: bool = False,
-                 block_size: Optional[int] = None,
-                 loss_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        tau: float = 0.1,
+        exclude_self: bool = False,
+        center: bool = False,
+        block_size: int | None = None,
+        loss_weight: float = 1.0,
+    ) -> None:
         super().__init__()
         self.tau = tau
         self.exclude_self = exclude_self
@@ -44,8 +46,11 @@ class ContextRelationLoss(nn.Module):
         self.block_size = block_size
         self.loss_weight = loss_weight
 
-    def forward(self, preds_S: Union[Tensor, Sequence[Tensor]],
-                preds_T: Union[Tensor, Sequence[Tensor]]) -> Tensor:
+    def forward(
+        self,
+        preds_S: Tensor | Sequence[Tensor],
+        preds_T: Tensor | Sequence[Tensor],
+    ) -> Tensor:
         """Return the weighted loss, see the class for the shapes.
 
         Raises:
@@ -58,7 +63,8 @@ class ContextRelationLoss(nn.Module):
                 'ContextRelationLoss compares feature maps pair by pair, but '
                 f'the student gave {len(preds_S)} and the teacher '
                 f'{len(preds_T)}. Name modules with as many outputs, or pick '
-                'one output with `data_idx`.')
+                'one output with `data_idx`.'
+            )
         losses = [
             relation_kl(
                 s,
@@ -66,6 +72,8 @@ class ContextRelationLoss(nn.Module):
                 tau=self.tau,
                 exclude_self=self.exclude_self,
                 center=self.center,
-                block_size=self.block_size) for s, t in zip(preds_S, preds_T)
+                block_size=self.block_size,
+            )
+            for s, t in zip(preds_S, preds_T)
         ]
         return self.loss_weight * sum(losses) / len(losses)

@@ -1,4 +1,4 @@
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmengine.registry import MODELS
@@ -31,27 +31,33 @@ class WeightedCrossEntropyLoss(nn.Module):
         ValueError: If a weight is negative, not finite or all are 0.
     """
 
-    def __init__(self,
-                 class_weight: Sequence[float],
-                 loss_weight: float = 1.0,
-                 loss_name: str = 'loss_ce') -> None:
+    def __init__(
+        self,
+        class_weight: Sequence[float],
+        loss_weight: float = 1.0,
+        loss_name: str = 'loss_ce',
+    ) -> None:
         super().__init__()
         weights = torch.tensor(list(class_weight), dtype=torch.float)
-        if not (weights.isfinite().all() and
-                (weights >= 0).all() and weights.any()):
+        if not (
+            weights.isfinite().all() and (weights >= 0).all() and weights.any()
+        ):
             raise ValueError(
                 'Expected a finite `class_weight` of at least 0 for each '
-                f'class, one of them above 0, but got {class_weight}.')
+                f'class, one of them above 0, but got {class_weight}.'
+            )
         self.register_buffer('class_weight', weights, persistent=False)
         self.loss_weight = loss_weight
         self.loss_name = loss_name
 
-    def forward(self,
-                pred: Tensor,
-                label: Tensor,
-                weight: Optional[Tensor] = None,
-                ignore_index: int = 255,
-                **kwargs) -> Tensor:
+    def forward(
+        self,
+        pred: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        **kwargs,
+    ) -> Tensor:
         """Return the weighted loss, see the class for the shapes.
 
         Raises:
@@ -61,12 +67,14 @@ class WeightedCrossEntropyLoss(nn.Module):
         if pred.shape[1] != len(self.class_weight):
             raise ValueError(
                 f'Expected one `class_weight` for each of the {pred.shape[1]} '
-                f'classes predicted, but got {len(self.class_weight)}.')
+                f'classes predicted, but got {len(self.class_weight)}.'
+            )
         labelled = label != ignore_index
         weights = self.class_weight[label.where(labelled, 0)] * labelled
         if weight is not None:
             weights = weights * weight
         losses = F.cross_entropy(
-            pred, label, ignore_index=ignore_index, reduction='none')
+            pred, label, ignore_index=ignore_index, reduction='none'
+        )
         total = weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
         return self.loss_weight * (losses * weights).sum() / total

@@ -1,7 +1,8 @@
 """Recorders that MMRazor does not have: of several modules, of the truth."""
+
+from collections.abc import Sequence
 from itertools import count
 from math import ceil
-from typing import List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class ModuleListOutputsRecorder(BaseRecorder):
         super().__init__(source)
         self._recorders = [ModuleOutputsRecorder(name) for name in source]
 
-    def prepare_from_model(self, model: Optional[nn.Module] = None) -> None:
+    def prepare_from_model(self, model: nn.Module | None = None) -> None:
         """Hook every module."""
         for recorder in self._recorders:
             recorder.initialize(model)
@@ -69,14 +70,14 @@ class GroundTruthRecorder(BaseRecorder):
         - records: (N, H, W), integers
     """
 
-    def __init__(self,
-                 source: str = 'gt_sem_seg',
-                 ignore_index: int = 255) -> None:
+    def __init__(
+        self, source: str = 'gt_sem_seg', ignore_index: int = 255
+    ) -> None:
         super().__init__(source)
         self.ignore_index = ignore_index
         self._recording = False
 
-    def prepare_from_model(self, model: Optional[BaseModel] = None) -> None:
+    def prepare_from_model(self, model: BaseModel | None = None) -> None:
         """Hook the model's own call, which gets the data samples."""
         model.register_forward_pre_hook(self._hook, with_kwargs=True)
 
@@ -95,19 +96,22 @@ class GroundTruthRecorder(BaseRecorder):
             raise ValueError(
                 f'Expected `{self.source}` of one size throughout a batch, '
                 f'but got {sorted(sizes, reverse=True)}. Have the data '
-                'preprocessor pad it (`pad_seg=True` in mmdet).')
+                'preprocessor pad it (`pad_seg=True` in mmdet).'
+            )
         self._data_buffer.append(torch.stack(maps))
 
-    def _instance_map(self, sample: BaseDataElement,
-                      inputs: torch.Tensor) -> torch.Tensor:
+    def _instance_map(
+        self, sample: BaseDataElement, inputs: torch.Tensor
+    ) -> torch.Tensor:
         """The ids of an image's instances, (H, W) of the batch."""
         if 'masks' not in sample.get('gt_instances', {}):
             raise self._missing('`gt_instances` with masks')
         ids = instance_id_map(sample, inputs.shape[-2:], self.ignore_index)
         return torch.from_numpy(ids).to(inputs.device)
 
-    def _label_map(self, sample: BaseDataElement,
-                   inputs: torch.Tensor) -> torch.Tensor:
+    def _label_map(
+        self, sample: BaseDataElement, inputs: torch.Tensor
+    ) -> torch.Tensor:
         """The labels of an image, (H, W) of the batch."""
         truth = sample.get(self.source)
         if truth is None:
@@ -118,14 +122,17 @@ class GroundTruthRecorder(BaseRecorder):
             raise ValueError(
                 f"Expected the map of `{self.source}` as its 'data' or "
                 f"'sem_seg', but got only {truth.keys()}. Pack it under one "
-                'of these names.')
+                'of these names.'
+            )
         labels = labels.squeeze(0).long()
         if labels.shape == tuple(sample.get('img_shape', ())[:2]):
             # mmdet pads the images, and their maps with `pad_seg` only.
-            height, width = (max(a - b, 0)
-                             for a, b in zip(inputs.shape[-2:], labels.shape))
+            height, width = (
+                max(a - b, 0) for a, b in zip(inputs.shape[-2:], labels.shape)
+            )
             labels = F.pad(
-                labels, (0, width, 0, height), value=self.ignore_index)
+                labels, (0, width, 0, height), value=self.ignore_index
+            )
         return labels
 
     @staticmethod
@@ -133,7 +140,8 @@ class GroundTruthRecorder(BaseRecorder):
         return ValueError(
             f'{truth} is needed for label affinities, but the batch has none. '
             'Load it in the training pipeline (LoadAnnotations), or choose '
-            "another `source` of the boundary term ('semantic', 'feature').")
+            "another `source` of the boundary term ('semantic', 'feature')."
+        )
 
     def __enter__(self) -> None:
         super().__enter__()
@@ -144,7 +152,7 @@ class GroundTruthRecorder(BaseRecorder):
         self._recording = False
 
 
-def recorded_modules(recorder: BaseRecorder) -> List[str]:
+def recorded_modules(recorder: BaseRecorder) -> list[str]:
     """Names of the modules that a recorder listens to.
 
     Args:
@@ -159,9 +167,9 @@ def recorded_modules(recorder: BaseRecorder) -> List[str]:
     return [source] if isinstance(source, str) else list(source)
 
 
-def instance_id_map(sample: BaseDataElement,
-                    shape: Sequence[int],
-                    ignore_index: int = 255) -> np.ndarray:
+def instance_id_map(
+    sample: BaseDataElement, shape: Sequence[int], ignore_index: int = 255
+) -> np.ndarray:
     """Draw the instances of an image into one map of ids.
 
     Where masks overlap the smaller one is seen: the larger would hide the
@@ -193,8 +201,9 @@ def instance_id_map(sample: BaseDataElement,
         else:
             # The mask of a crowd is no polygon: poly2mask=False drops it.
             x1, y1, x2, y2 = ignored.bboxes[i].tolist()
-            ids[max(int(y1), 0):ceil(y2),
-                max(int(x1), 0):ceil(x2)] = ignore_index
+            ids[max(int(y1), 0) : ceil(y2), max(int(x1), 0) : ceil(x2)] = (
+                ignore_index
+            )
     masks = sample.gt_instances.masks
     free = (i for i in count(1) if i != ignore_index)
     order = np.argsort(masks.areas, kind='stable')[::-1] if len(masks) else ()
