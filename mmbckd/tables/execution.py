@@ -62,7 +62,8 @@ def run_jobs(
     Args:
         jobs (Sequence[Job]): What is to run.
         devices (Sequence[Device]): A run on each at a time.
-        say (Callable[[str], None], optional): Is told what starts and what is done.
+        say (Callable[[str], None], optional): Is told what starts and what
+            is done.
             Defaults to printing it at once.
 
     Returns:
