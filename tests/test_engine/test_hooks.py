@@ -202,6 +202,32 @@ def test_resumed_run_ends_on_the_numbers_of_an_uninterrupted_one(
     assert same == hook
 
 
+def test_channels_last_changes_the_layout_and_not_the_training(tmp_path):
+    init_default_scope('mmseg')
+    write_images(tmp_path)
+    weights = []
+    for name, hooks in (('a', []), ('b', [dict(type='ChannelsLastHook')])):
+        cfg = config(tmp_path, work_dir=str(tmp_path / name))
+        cfg.custom_hooks = [*cfg.custom_hooks, *hooks]
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        last = [
+            module.weight.is_contiguous(memory_format=torch.channels_last)
+            and not module.weight.is_contiguous()
+            for model in (runner.model.architecture, runner.model.teacher)
+            for module in model.modules()
+            if isinstance(module, torch.nn.Conv2d)
+            and module.kernel_size != (1, 1)
+            and module.in_channels > 1
+        ]
+        assert last and all(value == (name == 'b') for value in last)
+        weights.append(runner.model.state_dict())
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(
+            weights[1][name], weight, rtol=1e-3, atol=1e-5
+        )
+
+
 def test_run_that_is_no_distillation_writes_no_students(tmp_path):
     write_images(tmp_path)
     Runner.from_cfg(config(tmp_path, distil=False)).train()

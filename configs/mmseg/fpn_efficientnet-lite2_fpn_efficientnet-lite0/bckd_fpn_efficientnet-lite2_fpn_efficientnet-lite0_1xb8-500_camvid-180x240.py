@@ -14,6 +14,6 @@ model = dict(
     distiller=dict(
         _base_.bckd,
         boundary=dict(_base_.bckd.boundary, loss_weight=0.2),
-        context=dict(_base_.bckd.context, loss_weight=0.4),
+        context=dict(_base_.bckd.context, max_tokens=700, loss_weight=0.4),
     ),
 )

@@ -1,4 +1,5 @@
 from .bckd_visualization_hook import BCKDVisualizationHook
+from .channels_last_hook import ChannelsLastHook
 from .data_check_hook import DataCheckHook
 from .iteration_seed_hook import IterationSeedHook
 from .student_checkpoint_hook import (
@@ -9,6 +10,7 @@ from .student_checkpoint_hook import (
 
 __all__ = [
     'BCKDVisualizationHook',
+    'ChannelsLastHook',
     'DataCheckHook',
     'IterationSeedHook',
     'StudentCheckpointHook',
