@@ -18,7 +18,7 @@ from _measure import (
 )
 from torch import Tensor
 
-from mmbckd.functional import relation, relation_kl
+from mmbckd.functional import context_relation, relation_kl
 
 SIZES = ((32, 32), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256))
 CHANNELS = (128, 512)  # of student and teacher
@@ -120,7 +120,7 @@ def main() -> None:
 
     machine = environment(args.device)
     products = matmul_rate(torch.mm, args.device)
-    fused = relation._runs_triton(torch.empty(0, device=args.device))
+    fused = context_relation._runs_triton(torch.empty(0, device=args.device))
     rows = []
     for size in args.sizes:
         row = measure(size, args.device, args.dtype, args.repeats)

@@ -4,8 +4,9 @@ Importing this package registers its losses, connectors, distillers,
 algorithms, data sets, metrics and hooks, so that a config needs only
 ``custom_imports = dict(imports=['mmbckd'])``. Where OpenMMLab's packages are
 missing or of other versions, that import raises an ImportError which says what
-to install; :mod:`mmbckd.functional`, the mathematics alone, can be imported
-nevertheless.
+to install. The mathematics alone can be imported nevertheless: that of the
+losses, :mod:`mmbckd.functional`, and that of the metrics,
+:mod:`mmbckd.evaluation.functional`.
 """
 
 import importlib
@@ -18,6 +19,8 @@ from .version import __version__
 # MMRazor can only be imported on PyTorch 2 with this in place. It usually is,
 # since Python starts with it; not so in a clone that was never installed.
 mmbckd_compat.install()
+
+_MATHEMATICS = ('functional', 'evaluation.functional')
 
 
 def _problem() -> str | None:
@@ -79,8 +82,8 @@ def _asked_for_report() -> bool:
     )
 
 
-def _asked_for_functional() -> bool:
-    """Whether this is the import of ``mmbckd.functional``.
+def _asked_for_mathematics() -> bool:
+    """Whether this is the import of a module that needs no OpenMMLab.
 
     Python imports a package before its submodule and does not tell it so. But
     it locks a module while it imports it, the submodule before the package.
@@ -88,7 +91,7 @@ def _asked_for_functional() -> bool:
     answer is no, and the import ends in the message about the problem.
     """
     locks = getattr(importlib._bootstrap, '_module_locks', {})
-    return f'{__name__}.functional' in locks
+    return any(f'{__name__}.{name}' in locks for name in _MATHEMATICS)
 
 
 def __getattr__(name: str) -> NoReturn:
@@ -103,5 +106,5 @@ __all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']
 problem = _problem()
 if problem is None:
     from . import datasets, engine, evaluation, models
-elif not (_asked_for_report() or _asked_for_functional()):
+elif not (_asked_for_report() or _asked_for_mathematics()):
     raise ImportError(problem)

@@ -1,6 +1,6 @@
 _base_ = [
     './fpn_r18-w8_1xb8-400_street-scenes-128x256.py',
-    '../_base_/seg_distillers.py',
+    '../_base_/distillers/segmentors.py',
 ]
 
 model = dict(

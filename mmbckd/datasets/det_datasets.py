@@ -9,7 +9,7 @@ from mmdet.registry import DATASETS
 from mmengine.fileio import list_dir_or_file
 from pycocotools import mask as mask_utils
 
-from ..functional.connectivity import label_regions
+from ..evaluation.functional.connectivity import label_regions
 from .seg_datasets import CamVidDataset, no_images
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.utils import track_progress
 from numpy import ndarray
 
-from ..functional.boundary import (
+from ..evaluation.functional.boundary import (
     BoundaryCounts,
     boundary_counts,
     boundary_scores,

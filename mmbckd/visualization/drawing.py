@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from ..functional import boundary_errors, broken_regions
+from ..evaluation.functional import boundary_errors, broken_regions
 
 # RGB, of Okabe and Ito's palette. On a dark grey photograph they differ from
 # one another and from it for all kinds of colour vision.
@@ -35,10 +35,10 @@ def draw_errors(
     """Draw the errors at boundaries and of connectivity over an image.
 
     The image is shown in dark grey, so that all colour is error: lines are
-    :func:`~mmbckd.functional.boundary_errors`, thick enough to be seen when
-    the whole image is looked at, the translucent fill is
-    :func:`~mmbckd.functional.broken_regions`. :data:`ERROR_COLORS` is the
-    legend.
+    :func:`~mmbckd.evaluation.functional.boundary_errors`, thick enough to be
+    seen when the whole image is looked at, the translucent fill is
+    :func:`~mmbckd.evaluation.functional.broken_regions`. :data:`ERROR_COLORS`
+    is the legend.
 
     Args:
         image (ndarray): The image in RGB, uint8.

@@ -13,8 +13,7 @@ from mmseg.registry import METRICS
 from mmseg.structures import SegDataSample
 from scipy import ndimage
 
-from mmbckd.evaluation.metrics import BoundaryIoUMetric
-from mmbckd.functional.boundary import (
+from mmbckd.evaluation.functional.boundary import (
     boundary_counts,
     boundary_region,
     boundary_scores,
@@ -23,7 +22,8 @@ from mmbckd.functional.boundary import (
     sum_counts,
     trimap_band,
 )
-from mmbckd.functional.label_maps import check_label_maps
+from mmbckd.evaluation.functional.label_maps import check_label_maps
+from mmbckd.evaluation.metrics import BoundaryIoUMetric
 
 CLASSES = ('road', 'car', 'pole', 'never')
 

@@ -16,12 +16,12 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from scipy import ndimage
 
-from mmbckd.evaluation.metrics import CocoBoundaryMetric
-from mmbckd.functional.coco_boundary import (
+from mmbckd.evaluation.functional.coco_boundary import (
     BoundaryCOCOeval,
     boundary_rle,
     mask_boundary_iou,
 )
+from mmbckd.evaluation.metrics import CocoBoundaryMetric
 
 CLASSES = ('cat', 'dog', 'never')
 NAMES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')

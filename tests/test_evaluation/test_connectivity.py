@@ -8,12 +8,12 @@ from mmseg.registry import METRICS
 from scipy import ndimage
 from skimage.measure import euler_number
 
-from mmbckd.evaluation.metrics import ConnectivityMetric
-from mmbckd.functional.connectivity import (
+from mmbckd.evaluation.functional.connectivity import (
     connectivity_counts,
     connectivity_scores,
     label_regions,
 )
+from mmbckd.evaluation.metrics import ConnectivityMetric
 
 CLASSES = ('back', 'car', 'never')
 

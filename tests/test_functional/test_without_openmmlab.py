@@ -66,7 +66,7 @@ def python(code, **environ):
     'statement',
     [
         'from mmbckd.functional import relation_kl',
-        'from mmbckd.functional.relation import relation_kl',
+        'from mmbckd.functional.context_relation import relation_kl',
         'import mmbckd.functional; '
         'relation_kl = mmbckd.functional.relation_kl',
         'import importlib; relation_kl = importlib.import_module('
@@ -118,7 +118,7 @@ def test_without_the_compat_layer_losses_work_and_all_else_says_why():
 def test_metrics_name_what_they_need():
     done = python(
         ENVIRONMENTS['nothing_else']
-        + 'from mmbckd.functional import boundary_counts'
+        + 'from mmbckd.evaluation.functional import boundary_counts'
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (

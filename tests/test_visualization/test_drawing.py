@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from mmbckd.functional import boundary_errors, broken_regions
+from mmbckd.evaluation.functional import boundary_errors, broken_regions
 from mmbckd.visualization import ERROR_COLORS, draw_errors
 from mmbckd.visualization.drawing import dim
 

@@ -1,6 +1,6 @@
 _base_ = [
     './condinst_r18_fpn_ms-poly-90k_coco_instance.py',
-    '../../_base_/det_distillers.py',
+    '../../_base_/distillers/detectors.py',
 ]
 
 model = dict(

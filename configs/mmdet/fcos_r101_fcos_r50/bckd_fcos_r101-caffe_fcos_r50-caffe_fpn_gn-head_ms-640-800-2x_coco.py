@@ -1,7 +1,7 @@
 _base_ = [
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py',
     '../../_base_/distill_runtime.py',
-    '../../_base_/det_distillers.py',
+    '../../_base_/distillers/detectors.py',
 ]
 
 model = dict(

@@ -1,7 +1,7 @@
 _base_ = [
     'mmdet::gfl/gfl_r50_fpn_ms-2x_coco.py',
     '../../_base_/distill_runtime.py',
-    '../../_base_/det_distillers.py',
+    '../../_base_/distillers/detectors.py',
 ]
 
 model = dict(

@@ -1,4 +1,7 @@
-_base_ = ['./mask-rcnn_r18_fpn_2x_coco.py', '../../_base_/det_distillers.py']
+_base_ = [
+    './mask-rcnn_r18_fpn_2x_coco.py',
+    '../../_base_/distillers/detectors.py',
+]
 
 model = dict(
     _delete_=True,

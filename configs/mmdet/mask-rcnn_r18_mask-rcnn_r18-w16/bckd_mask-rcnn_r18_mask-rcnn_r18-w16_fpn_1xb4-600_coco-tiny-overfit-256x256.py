@@ -1,6 +1,6 @@
 _base_ = [
     './mask-rcnn_r18-w16_fpn_1xb4-600_coco-tiny-overfit-256x256.py',
-    '../../_base_/det_distillers.py',
+    '../../_base_/distillers/detectors.py',
 ]
 
 model = dict(

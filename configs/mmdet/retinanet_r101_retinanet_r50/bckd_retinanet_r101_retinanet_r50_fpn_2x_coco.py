@@ -1,7 +1,7 @@
 _base_ = [
     'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py',
     '../../_base_/distill_runtime.py',
-    '../../_base_/det_distillers.py',
+    '../../_base_/distillers/detectors.py',
 ]
 
 model = dict(

@@ -1,7 +1,7 @@
 _base_ = [
     'mmdet::solov2/solov2_r50_fpn_ms-3x_coco.py',
     '../../_base_/distill_runtime.py',
-    '../../_base_/det_distillers.py',
+    '../../_base_/distillers/detectors.py',
 ]
 
 val_evaluator = dict(type='CocoBoundaryMetric')

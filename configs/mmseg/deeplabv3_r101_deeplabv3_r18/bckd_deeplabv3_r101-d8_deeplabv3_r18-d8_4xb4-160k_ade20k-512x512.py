@@ -1,6 +1,6 @@
 _base_ = [
     './deeplabv3_r18-d8_4xb4-160k_ade20k-512x512.py',
-    '../../_base_/seg_distillers.py',
+    '../../_base_/distillers/segmentors.py',
 ]
 
 model = dict(

@@ -1,6 +1,6 @@
 _base_ = [
     './fpn_efficientnet-lite0_1xb8-500_camvid-180x240.py',
-    '../../_base_/seg_distillers.py',
+    '../../_base_/distillers/segmentors.py',
 ]
 
 # With the common weights the gradients of both terms drown that of the task

@@ -1,6 +1,6 @@
 _base_ = [
     './fpn_r18-w32_1xb8-1k_camvid-120x160.py',
-    '../../_base_/seg_distillers.py',
+    '../../_base_/distillers/segmentors.py',
 ]
 
 model = dict(

@@ -2,7 +2,7 @@ _base_ = [
     'mmseg::hrnet/fcn_hr18s_4xb4-160k_ade20k-512x512.py',
     '../../_base_/distill_runtime.py',
     '../../_base_/seg_evaluator.py',
-    '../../_base_/seg_distillers.py',
+    '../../_base_/distillers/segmentors.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}

@@ -2,7 +2,7 @@ _base_ = [
     'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
     '../../_base_/distill_runtime.py',
     '../../_base_/seg_evaluator.py',
-    '../../_base_/seg_distillers.py',
+    '../../_base_/distillers/segmentors.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}

@@ -2,7 +2,7 @@ _base_ = [
     'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py',
     '../../_base_/distill_runtime.py',
     '../../_base_/seg_evaluator.py',
-    '../../_base_/seg_distillers.py',
+    '../../_base_/distillers/segmentors.py',
 ]
 
 val_evaluator = {{_base_.seg_evaluator}}

@@ -1,6 +1,6 @@
 _base_ = [
     './segformer_mit-b0_8xb2-40k_voc12aug-512x512.py',
-    '../../_base_/seg_distillers.py',
+    '../../_base_/distillers/segmentors.py',
 ]
 
 model = dict(

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 from mmengine.registry import METRICS
 
-from ...functional.boundary import (
+from ..functional.boundary import (
     BoundaryCounts,
     boundary_counts,
     boundary_scores,
@@ -16,9 +16,9 @@ from .per_class_metric import PerClassMetric
 class BoundaryIoUMetric(PerClassMetric):
     """Boundary IoU, trimap IoU and boundary F-score of semantic segmentation.
 
-    The formulas are in :mod:`mmbckd.functional.boundary`. Counts of pixels
-    are summed over the data set, per class, as mmseg's ``IoUMetric`` does.
-    Returned, all in percent and each a mean over classes:
+    The formulas are in :mod:`mmbckd.evaluation.functional.boundary`. Counts of
+    pixels are summed over the data set, per class, as mmseg's ``IoUMetric``
+    does. Returned, all in percent and each a mean over classes:
 
     - ``mBIoU``: Boundary IoU of Cheng et al., CVPR 2021;
     - ``trimap_mIoU_{w}px``: IoU of the pixels that are within w pixels of a
@@ -73,7 +73,7 @@ class BoundaryIoUMetric(PerClassMetric):
     def count(
         self, prediction: np.ndarray, truth: np.ndarray, num_classes: int
     ) -> BoundaryCounts:
-        """See :func:`mmbckd.functional.boundary.boundary_counts`."""
+        """See :func:`mmbckd.evaluation.functional.boundary_counts`."""
         return boundary_counts(
             prediction,
             truth,
@@ -85,7 +85,7 @@ class BoundaryIoUMetric(PerClassMetric):
     def score(
         self, results: Sequence[BoundaryCounts]
     ) -> dict[str, tuple[str, np.ndarray]]:
-        """See :func:`mmbckd.functional.boundary.boundary_scores`."""
+        """See :func:`mmbckd.evaluation.functional.boundary_scores`."""
         scores = boundary_scores(sum_counts(results))
         table = {'mBIoU': ('BIoU', 100 * scores.biou)}
         for w, iou in zip(self.options['trimap_widths'], scores.trimap_iou):

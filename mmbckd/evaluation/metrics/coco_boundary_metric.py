@@ -7,8 +7,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 from terminaltables import AsciiTable
 
-from ...functional.boundary import boundary_width
-from ...functional.coco_boundary import BoundaryCOCOeval
+from ..functional.boundary import boundary_width
+from ..functional.coco_boundary import BoundaryCOCOeval
 
 # As CocoMetric names them, in the order of COCO's summary.
 AP_NAMES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -28,7 +28,7 @@ class CocoBoundaryMetric(CocoMetric):
 
     That is COCO's AP of masks where the IoU of a detection and a truth is the
     lesser of mask IoU and Boundary IoU, see
-    :mod:`mmbckd.functional.coco_boundary`. Returned beside what
+    :mod:`mmbckd.evaluation.functional.coco_boundary`. Returned beside what
     ``CocoMetric`` returns: ``boundary_mAP``, ``boundary_mAP_50``,
     ``boundary_mAP_75``, ``boundary_mAP_s``, ``boundary_mAP_m`` and
     ``boundary_mAP_l``, and ``boundary_{class}_precision`` if ``classwise``.

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 from mmengine.registry import METRICS
 
-from ...functional.connectivity import (
+from ..functional.connectivity import (
     ConnectivityCounts,
     connectivity_counts,
     connectivity_scores,
@@ -15,8 +15,9 @@ from .per_class_metric import PerClassMetric
 class ConnectivityMetric(PerClassMetric):
     """Whether regions stay connected in semantic segmentation.
 
-    The definitions are in :mod:`mmbckd.functional.connectivity`. Returned,
-    each a mean over the images that a class occurs in, then over classes:
+    The definitions are in :mod:`mmbckd.evaluation.functional.connectivity`.
+    Returned, each a mean over the images that a class occurs in, then over
+    classes:
 
     - ``b0_err``: absolute error in the number of connected components;
     - ``b1_err``: absolute error in the number of holes;
@@ -45,7 +46,7 @@ class ConnectivityMetric(PerClassMetric):
     def count(
         self, prediction: np.ndarray, truth: np.ndarray, num_classes: int
     ) -> ConnectivityCounts:
-        """See :func:`mmbckd.functional.connectivity.connectivity_counts`."""
+        """See :func:`mmbckd.evaluation.functional.connectivity_counts`."""
         return connectivity_counts(
             prediction,
             truth,
@@ -57,7 +58,7 @@ class ConnectivityMetric(PerClassMetric):
     def score(
         self, results: Sequence[ConnectivityCounts]
     ) -> dict[str, tuple[str, np.ndarray]]:
-        """See :func:`mmbckd.functional.connectivity.connectivity_scores`."""
+        """See :func:`mmbckd.evaluation.functional.connectivity_scores`."""
         scores = connectivity_scores(results)
         return {
             'b0_err': ('b0_err', scores.b0_err),

@@ -229,7 +229,7 @@ class _RelationKL(torch.autograd.Function):
     ) -> Tensor:
         with_grad = ctx.needs_input_grad[0]
         if _runs_triton(f_s):
-            from .relation_triton import fused_relation_kl
+            from .context_relation_triton import fused_relation_kl
 
             f_t = _scaled_features(teacher, tau)
             with torch.cuda.device_of(f_s):

@@ -22,7 +22,7 @@ def boundary_rle(rle: dict, ratio: float = 0.02) -> dict:
             diagonal. Defaults to 0.02.
 
     Returns:
-        dict: Its :func:`~mmbckd.functional.boundary.boundary_region`, as
+        dict: Its :func:`~mmbckd.evaluation.functional.boundary_region`, as
         compressed RLE.
 
     Raises:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import mmbckd
-from mmbckd.functional import relation
+from mmbckd.functional import context_relation
 
 pytest.importorskip('triton', reason='Triton is not made for this platform')
 
@@ -74,15 +74,15 @@ def inputs(case):
 
 def compute(path, device):
     """Value, value without gradient and gradient of each case, to a file."""
-    relation._runs_triton = lambda f: f.device.type == device
+    context_relation._runs_triton = lambda f: f.device.type == device
     results = {}
     for case in CASES:
         student, teacher, options = inputs(case)
         student, teacher = student.to(device), teacher.to(device)
         with torch.no_grad():
-            value = relation.relation_kl(student, teacher, **options)
+            value = context_relation.relation_kl(student, teacher, **options)
         student.requires_grad_()
-        loss = relation.relation_kl(student, teacher, **options)
+        loss = context_relation.relation_kl(student, teacher, **options)
         loss.backward()
         results[case] = [x.cpu() for x in (loss.detach(), value, student.grad)]
     torch.save(results, path)
@@ -156,24 +156,24 @@ def test_kernels_compile_and_fit_into_shared_memory(
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from mmbckd.functional import relation_triton
+    from mmbckd.functional import context_relation_triton
 
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
     constants = dict(
         C=512,
         C_S=128,
         C_T=512,
-        BLOCK_C=relation_triton._MAX_BLOCK_C,
+        BLOCK_C=context_relation_triton._MAX_BLOCK_C,
         WITH_GRAD=True,
         EXCLUDE_SELF=True,
         PRECISION=precision,
-        BLOCK_ROWS=relation_triton._BLOCK_ROWS,
-        BLOCK_COLS=relation_triton._BLOCK_COLS,
-        BLOCK_K=relation_triton._BLOCK_K,
+        BLOCK_ROWS=context_relation_triton._BLOCK_ROWS,
+        BLOCK_COLS=context_relation_triton._BLOCK_COLS,
+        BLOCK_K=context_relation_triton._BLOCK_K,
     )
     for kernel in (
-        relation_triton._row_sums_kernel,
-        relation_triton._relation_kl_kernel,
+        context_relation_triton._row_sums_kernel,
+        context_relation_triton._relation_kl_kernel,
     ):
         types = {
             name: 'constexpr' if name in constants else '*fp32'
@@ -187,7 +187,7 @@ def test_kernels_compile_and_fit_into_shared_memory(
                 constexprs={n: constants[n] for n in types if n in constants},
             ),
             target=GPUTarget('cuda', capability, 32),
-            options=relation_triton._LAUNCH,
+            options=context_relation_triton._LAUNCH,
         )
         # That of the GPUs that have least (capability 8.6 and 8.9).
         assert compiled.metadata.shared <= 99 * 1024
@@ -213,7 +213,7 @@ def test_kernels_run_where_there_are_tf32_units_only(
     monkeypatch.setattr(
         torch.cuda, 'get_device_capability', lambda device: capability
     )
-    assert relation._runs_triton(f) == expected
+    assert context_relation._runs_triton(f) == expected
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_tf32_is_used_when_allowed_or_when_features_hold_less(
     before = matmul.allow_tf32
     matmul.allow_tf32 = allowed
     try:
-        found = relation._may_use_tf32(
+        found = context_relation._may_use_tf32(
             torch.zeros(1, dtype=student), torch.zeros(1, dtype=teacher)
         )
     finally:

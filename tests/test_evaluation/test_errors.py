@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mmbckd.functional import (
+from mmbckd.evaluation.functional import (
     boundary_counts,
     boundary_errors,
     broken_regions,

@@ -1,8 +1,9 @@
 """The relation loss on NVIDIA GPUs: tiles that never leave the registers.
 
-The formulas are those of :mod:`mmbckd.functional.relation`. A program owns a
-block of rows and streams over all columns, so that nothing is added up by
-several programs and results repeat. ``TRITON_INTERPRET=1`` runs it on a CPU.
+The formulas are those of :mod:`mmbckd.functional.context_relation`. A program
+owns a block of rows and streams over all columns, so that nothing is added up
+by several programs and results repeat. ``TRITON_INTERPRET=1`` runs it on a
+CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _BLOCK_COLS = 64
 _BLOCK_K = 32  # channels of a step of a product
 _MAX_BLOCK_C = 128  # channels of the gradient that a program holds
 _LAUNCH = dict(num_warps=8, num_stages=3)
-# See relation.py.
+# See context_relation.py.
 _EXCLUDED = tl.constexpr(-1e30)
 
 

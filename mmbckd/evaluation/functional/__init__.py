@@ -1,0 +1,21 @@
+"""The mathematics of the metrics, on NumPy arrays: no registry, no config.
+
+It needs NumPy, OpenCV and SciPy only; ``coco_boundary``, which is imported by
+its own name, pycocotools too.
+"""
+
+from .boundary import boundary_counts, boundary_errors, boundary_scores
+from .connectivity import (
+    broken_regions,
+    connectivity_counts,
+    connectivity_scores,
+)
+
+__all__ = [
+    'boundary_counts',
+    'boundary_errors',
+    'boundary_scores',
+    'broken_regions',
+    'connectivity_counts',
+    'connectivity_scores',
+]
