@@ -21,7 +21,7 @@ from ..engine.hooks.student_checkpoint_hook import (
     export_student_checkpoint,
     student_checkpoint_path,
 )
-from ..models.algorithms.frozen_teacher_distill import build_model
+from ..models.utils import build_model
 from .runs import Run
 
 

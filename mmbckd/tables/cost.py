@@ -24,7 +24,7 @@ from mmengine.registry import DefaultScope
 from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
 
-from ..models.algorithms.frozen_teacher_distill import build_model
+from ..models.utils import build_model
 
 
 def model_cost(

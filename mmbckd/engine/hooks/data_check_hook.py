@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...datasets.checks import check_labels
-from ...models.algorithms.frozen_teacher_distill import num_classes_of
+from ...models.utils import num_classes_of
 
 
 @HOOKS.register_module()
