@@ -11,7 +11,7 @@ from mmengine import fileio
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -32,6 +32,7 @@ from ..distillation_inputs import (
     loss_inputs,
     recorders_without_truth,
 )
+from ..utils import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -185,8 +186,7 @@ class BCKDVisualizationHook(Hook):
             self._draw_images(runner, runner.iter)
 
     def _draw_images(self, runner: Runner, step: int) -> None:
-        model = runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped_model(runner)
         dataloader = runner.val_dataloader
         with _undisturbed(model):
             for index in self.indices:

@@ -1,13 +1,13 @@
 import re
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
 from ...datasets.checks import check_labels
 from ...models.utils import num_classes_of
+from ..utils import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -44,10 +44,11 @@ class DataCheckHook(Hook):
                 'weights alone. Name it in `load_from`, without `resume`, to '
                 'begin a run with them.'
             )
+        model = unwrapped_model(runner)
         own, loaded = (
             {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
             for weights in (
-                _model_of(runner).state_dict(),
+                model.state_dict(),
                 checkpoint.get('state_dict', checkpoint),
             )
         )
@@ -63,9 +64,9 @@ class DataCheckHook(Hook):
         ]
         raise ValueError(
             f'{path} is of another model: it has {len(fit)} of the {len(own)} '
-            f'weights of this {type(_model_of(runner)).__name__}, and they '
-            f'differ in {differ[:3]}. Name a checkpoint of this model, or use '
-            'the config that the checkpoint was made with.'
+            f'weights of this {type(model).__name__}, and they differ in '
+            f'{differ[:3]}. Name a checkpoint of this model, or use the '
+            'config that the checkpoint was made with.'
         )
 
     def before_train(self, runner: Runner) -> None:
@@ -78,7 +79,7 @@ class DataCheckHook(Hook):
                 f'{getattr(dataset, "data_root", None)!r}, data_prefix='
                 f'{getattr(dataset, "data_prefix", None)!r}). Correct these.'
             )
-        model = _model_of(runner)
+        model = unwrapped_model(runner)
         model = getattr(model, 'architecture', model)
         self._head = _segmentation_head(model)
         num_classes = num_classes_of(model)
@@ -110,11 +111,6 @@ class DataCheckHook(Hook):
                 ignore,
                 getattr(sample, 'seg_map_path', 'a label map'),
             )
-
-
-def _model_of(runner: Runner) -> nn.Module:
-    model = runner.model
-    return model.module if is_model_wrapper(model) else model
 
 
 def _segmentation_head(model: nn.Module) -> nn.Module | None:

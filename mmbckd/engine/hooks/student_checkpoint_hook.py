@@ -9,9 +9,10 @@ import torch
 from mmengine.dist import master_only
 from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
+
+from ..utils import unwrapped_model
 
 _STUDENT = 'architecture.'
 
@@ -159,8 +160,7 @@ class StudentCheckpointHook(Hook):
         if not self._saved:
             return
         self._saved = False
-        model = runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped_model(runner)
         if not hasattr(model, 'architecture'):
             return
         last = runner.message_hub.runtime_info.get('last_ckpt')
