@@ -6,11 +6,13 @@ They need PyTorch only.
 from .boundary_affinity import affinity_edges, boundary_affinity_loss
 from .context_relation import relation_kl, relation_rows
 from .lines import pair_displacements
+from .pixel_wise_divergence import pixel_wise_divergence
 
 __all__ = [
     'affinity_edges',
     'boundary_affinity_loss',
     'pair_displacements',
+    'pixel_wise_divergence',
     'relation_kl',
     'relation_rows',
 ]

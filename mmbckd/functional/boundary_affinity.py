@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -10,13 +11,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_map
 from .lines import Displacement, LineNode, line_tree, pair_displacements
+from .maps import check_map, resized
 
 SOURCES = ('semantic', 'feature', 'label')
 
-# The weights A and 1 - A, (2, N, h, w), of all pairs of a displacement; of
-# bools where they are 0 or 1.
+# displacement d -> the weights A_ij and 1 - A_ij, (2, N, h, w), of all pairs
+# j = i + d inside the map. Bools where they are 0 or 1; both are 0 where a
+# pair does not count.
 PairWeights = Callable[[Displacement], Tensor]
 
 # Channels whose products are held at once when two pixels are compared.
@@ -63,14 +65,14 @@ def boundary_affinity_loss(
         teacher (Tensor | Sequence[Tensor]): What ``source`` asks for. Logits
             and features of another resolution are resized bilinearly
             (``align_corners=False``) to that of ``boundary_logits``, labels
-            by nearest neighbour.
+            by nearest neighbor.
         source (str): ``'semantic'``, ``'feature'`` or ``'label'``. Defaults
             to ``'semantic'``.
         radius (float): Distance that the pairs stay below, in pixels of
             ``boundary_logits``. Defaults to 5.0.
         tau (float): Temperature of ``'semantic'``. Defaults to 1.0.
         ignore_index (int): Label that ``'label'`` ignores. Defaults to 255.
-        group (ProcessGroup, optional): Processes of which each holds a part
+        group (ProcessGroup | None): Processes of which each holds a part
             of the batch and makes this call. The mean over them, of the
             losses as of the gradients, is then that of the whole batch.
             Defaults to None: this process holds all of it.
@@ -104,17 +106,19 @@ def boundary_affinity_loss(
         >>> print(f'{loss.item():.4f}')  # both terms are log 2
         1.3863
     """
-    z, displacements, weights = _pairs(
-        boundary_logits, teacher, source, radius, tau, ignore_index
+    z = _boundary_map(boundary_logits)
+    displacements = _displacements_within(z, radius)
+    weights = _teacher_weights(
+        teacher, z, displacements, source, tau, ignore_index
     )
     with torch.autocast(z.device.type, enabled=False):
-        # The maximum along a line is one of its pixels: a pair's loss is that
-        # of a pixel, and how often it counts there does not depend on z.
+        # The maximum along a line is z of one of its pixels, so that the loss
+        # of a pair is that of a pixel, and the sum over pairs one over pixels.
         with torch.no_grad():
-            sums = _weights_at_maxima(z, displacements, weights)
-            together, apart = sums / _totals(sums, group)
+            pixel_weights = _weights_at_maxima(z, displacements, weights)
+            same, different = pixel_weights / _totals(pixel_weights, group)
         # log a = -softplus(m) and log(1 - a) = -softplus(-m).
-        return -(together * F.logsigmoid(-z) + apart * F.logsigmoid(z)).sum()
+        return -(same * F.logsigmoid(-z) + different * F.logsigmoid(z)).sum()
 
 
 def affinity_edges(
@@ -164,74 +168,82 @@ def affinity_edges(
         >>> affinity_edges(torch.zeros(1, 1, 1, 4), labels, source='label')
         tensor([[[[0., 1., 1., 0.]]]])
     """
-    z, _, weights = _pairs(
-        boundary_logits, teacher, source, radius, tau, ignore_index
+    z = _boundary_map(boundary_logits)
+    weights = _teacher_weights(
+        teacher, z, _displacements_within(z, radius), source, tau, ignore_index
     )
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         edges = torch.zeros_like(z)
         for displacement in pair_displacements(1.1):
-            _, apart = weights(displacement)
+            _, different = weights(displacement)
             for end in _pair_ends(edges, displacement):
-                torch.maximum(end, apart.to(end.dtype), out=end)
+                torch.maximum(end, different.to(end.dtype), out=end)
         return edges[:, None]
 
 
-def _pairs(
-    boundary_logits: Tensor,
-    teacher: Tensor | Sequence[Tensor],
-    source: str,
-    radius: float,
-    tau: float,
-    ignore_index: int,
-) -> tuple[Tensor, list[Displacement], PairWeights]:
-    """z (N, H, W), the displacements that fit into it, and the weights."""
-    displacements = pair_displacements(radius)
+def _boundary_map(boundary_logits: Tensor) -> Tensor:
+    """z, (N, H, W), in float32 or float64."""
     check_map('boundary_logits', boundary_logits)
     if boundary_logits.shape[1] != 1:
         raise ValueError(
-            'boundary_logits must have shape (N, 1, H, W), but got '
+            'Expected boundary_logits of shape (N, 1, H, W), but got '
             f'{tuple(boundary_logits.shape)}; pass one logit per pixel'
         )
-
-    size = boundary_logits.shape[-2:]
-    displacements = [
-        (dy, dx)
-        for dy, dx in displacements
-        if dy < size[0] and abs(dx) < size[1]
-    ]
     z = boundary_logits[:, 0]
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
-    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-        if source == 'semantic':
-            weights = _semantic_weights(teacher, z, tau)
-        elif source == 'feature':
-            weights = _feature_weights(teacher, z, displacements)
-        elif source == 'label':
-            weights = _label_weights(teacher, z, ignore_index)
-        else:
-            raise ValueError(
-                f'source must be one of {SOURCES}, but got {source!r}'
-            )
-    return z, displacements, weights
+    return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
+def _displacements_within(z: Tensor, radius: float) -> list[Displacement]:
+    """The displacements of pairs, but those that no pair inside z has."""
+    height, width = z.shape[-2:]
+    return [
+        (dy, dx)
+        for dy, dx in pair_displacements(radius)
+        if dy < height and abs(dx) < width
+    ]
 
 
 # ------------------------------------------------------------ teacher side
 
 
-def _semantic_weights(teacher: Tensor, z: Tensor, tau: float) -> PairWeights:
+def _teacher_weights(
+    teacher: Tensor | Sequence[Tensor],
+    z: Tensor,
+    displacements: list[Displacement],
+    source: str,
+    tau: float,
+    ignore_index: int,
+) -> PairWeights:
+    """A and 1 - A at the resolution of z, by their source."""
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        if source == 'semantic':
+            return _semantic_weights(teacher, z, tau)
+        if source == 'feature':
+            return _feature_weights(teacher, z, displacements)
+        if source == 'label':
+            return _label_weights(teacher, z, ignore_index)
+    raise ValueError(
+        f'Expected source to be one of {SOURCES}, but got {source!r}'
+    )
+
+
+def _semantic_weights(
+    teacher: Tensor | Sequence[Tensor], z: Tensor, tau: float
+) -> PairWeights:
     """A_ij = sum_c p_i(c) p_j(c) with p = softmax(T / tau)."""
-    check_map('teacher', teacher, like=z)
-    if teacher.shape[1] < 2:
+    logits = check_map('teacher', teacher, like=z)
+    if logits.shape[1] < 2:
         raise ValueError(
-            "teacher must have at least 2 class channels for 'semantic', but "
-            f'got shape {tuple(teacher.shape)}; turn a binary logit t into '
+            "Expected teacher with at least 2 class channels for 'semantic', "
+            f'but got shape {tuple(logits.shape)}; turn a binary logit t into '
             'two classes with torch.cat([torch.zeros_like(t), t], dim=1)'
         )
     if not tau > 0:
         raise ValueError(
-            f'tau must be positive, but got {tau}; pass e.g. tau=1.0'
+            f'Expected a positive tau, but got {tau}; pass e.g. tau=1.0'
         )
-    p = torch.softmax(_resize(teacher.to(z.dtype) / tau, z), dim=1)
+    logits = resized(logits.to(z.dtype) / tau, z.shape[-2:])
+    p = torch.softmax(logits, dim=1)
 
     def weights(displacement: Displacement) -> Tensor:
         affinity = _pair_products(p, displacement)
@@ -246,66 +258,76 @@ def _feature_weights(
     displacements: list[Displacement],
 ) -> PairWeights:
     """A_ij = mean_m exp(-(1 - cos(g_i, g_j)) / sigma_m)."""
-    maps = [teacher] if isinstance(teacher, Tensor) else teacher
-    if not isinstance(maps, Sequence) or isinstance(maps, str):
+    features = [teacher] if isinstance(teacher, Tensor) else teacher
+    if not isinstance(features, Sequence) or isinstance(features, str):
         raise TypeError(
-            "teacher must be a tensor or a sequence of tensors for 'feature',"
-            f' but got {type(teacher).__name__}'
+            'Expected teacher to be a tensor or a sequence of tensors for '
+            f"'feature', but got {type(teacher).__name__}"
         )
-    if not maps:
+    if not features:
         raise ValueError(
-            "teacher must hold at least one map for 'feature', "
-            'but got an empty sequence'
+            "Expected teacher to hold at least one map for 'feature', but "
+            'got an empty sequence'
         )
-    for index, feature in enumerate(maps):
-        check_map(f'teacher[{index}]', feature, like=z)
-    maps = [F.normalize(_resize(g.to(z.dtype), z), dim=1) for g in maps]
-
-    def distance(g: Tensor, displacement: Displacement) -> Tensor:
-        return (1 - _pair_products(g, displacement)).clamp_(min=0)
-
-    num_pairs = sum(
-        (z.shape[1] - dy) * (z.shape[2] - abs(dx)) for dy, dx in displacements
-    )
-    sigmas = []
-    for g in maps:
-        sigma = z.new_zeros(len(z), 1, 1)
-        for d in displacements:
-            sigma += distance(g, d).sum(dim=(1, 2), keepdim=True)
-        sigma /= max(num_pairs, 1)
-        # Below this, 1 - cos is rounding: the map is constant, A = exp(0).
-        constant = sigma <= 64 * torch.finfo(z.dtype).eps
-        sigmas.append(sigma.masked_fill(constant, math.inf))
+    for m, feature in enumerate(features):
+        check_map(f'teacher[{m}]', feature, like=z)
+    maps = [
+        F.normalize(resized(g.to(z.dtype), z.shape[-2:]), dim=1)
+        for g in features
+    ]
+    sigmas = [_mean_distance(g, displacements) for g in maps]
 
     def weights(displacement: Displacement) -> Tensor:
-        affinity = sum(
-            torch.exp(-distance(g, displacement) / sigma)
-            for g, sigma in zip(maps, sigmas)
-        ) / len(maps)
+        affinity = z.new_zeros(())
+        for g, sigma in zip(maps, sigmas):
+            affinity = affinity + torch.exp(
+                -_distance(g, displacement) / sigma
+            )
+        affinity = affinity / len(maps)
         return torch.stack([affinity, 1 - affinity])
 
     return weights
 
 
+def _distance(g: Tensor, displacement: Displacement) -> Tensor:
+    """1 - cos(g_i, g_j) of unit vectors g, (N, C, H, W), as (N, h, w)."""
+    return (1 - _pair_products(g, displacement)).clamp_(min=0)
+
+
+def _mean_distance(g: Tensor, displacements: list[Displacement]) -> Tensor:
+    """sigma, (N, 1, 1): the mean of an image's distances over its pairs."""
+    num_images, _, height, width = g.shape
+    num_pairs = sum(
+        (height - dy) * (width - abs(dx)) for dy, dx in displacements
+    )
+    sigma = g.new_zeros(num_images, 1, 1)
+    for displacement in displacements:
+        sigma += _distance(g, displacement).sum(dim=(1, 2), keepdim=True)
+    sigma /= max(num_pairs, 1)
+    # Below this, 1 - cos is rounding: the map is constant, A = exp(0).
+    constant = sigma <= 64 * torch.finfo(g.dtype).eps
+    return sigma.masked_fill(constant, math.inf)
+
+
 def _label_weights(
-    teacher: Tensor, z: Tensor, ignore_index: int
+    teacher: Tensor | Sequence[Tensor], z: Tensor, ignore_index: int
 ) -> PairWeights:
     """A_ij = 1[y_i = y_j]; both weights are 0 where a label is ignored."""
     if not isinstance(teacher, Tensor):
         raise TypeError(
-            "teacher must be a tensor for 'label', but got "
+            "Expected teacher to be a tensor for 'label', but got "
             f'{type(teacher).__name__}'
         )
     if teacher.is_floating_point() or teacher.is_complex():
         raise TypeError(
-            "teacher must be an integer map for 'label', but got "
+            "Expected teacher to be an integer map for 'label', but got "
             f'{teacher.dtype}; convert labels with .long(), or pass source='
             "'semantic' for logits"
         )
     if teacher.dim() != 3 or len(teacher) != len(z):
         raise ValueError(
-            f"teacher must have shape ({len(z)}, h, w) for 'label', but got "
-            f'{tuple(teacher.shape)}; drop a channel dimension with '
+            f"Expected teacher of shape ({len(z)}, h, w) for 'label', but "
+            f'got {tuple(teacher.shape)}; drop a channel dimension with '
             '.squeeze(1)'
         )
     labels = teacher
@@ -321,41 +343,33 @@ def _label_weights(
     known = labels != ignore_index
 
     def weights(displacement: Displacement) -> Tensor:
-        first, second = _pair_ends(labels, displacement)
-        valid = torch.logical_and(*_pair_ends(known, displacement))
-        same = valid & (first == second)
-        return torch.stack([same, valid ^ same])
+        y_i, y_j = _pair_ends(labels, displacement)
+        known_i, known_j = _pair_ends(known, displacement)
+        counts = known_i & known_j
+        return torch.stack([counts & (y_i == y_j), counts & (y_i != y_j)])
 
     return weights
 
 
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    """x (N, C, h, w), bilinearly at the resolution of ``like``."""
-    if x.shape[-2:] == like.shape[-2:]:
-        return x
-    return F.interpolate(
-        x, size=like.shape[-2:], mode='bilinear', align_corners=False
-    )
-
-
 def _pair_ends(x: Tensor, displacement: Displacement) -> tuple[Tensor, Tensor]:
-    """The pixels i and i + displacement of all pairs inside (..., H, W)."""
+    """x_i and x_j, views, of all pairs j = i + d inside (..., H, W)."""
     dy, dx = displacement
     height, width = x.shape[-2:]
     left, right = max(-dx, 0), max(dx, 0)
-    first = x[..., : height - dy, left : width - right]
-    second = x[..., dy:, right : width - left]
-    return first, second
+    x_i = x[..., : height - dy, left : width - right]
+    x_j = x[..., dy:, right : width - left]
+    return x_i, x_j
 
 
 def _pair_products(x: Tensor, displacement: Displacement) -> Tensor:
     """<x_i, x_j> over the channels of (N, C, H, W), as (N, h, w)."""
-    total = None
-    for group in x.split(_CHANNEL_GROUP, dim=1):
-        first, second = _pair_ends(group, displacement)
-        product = (first * second).sum(dim=1)
-        total = product if total is None else total.add_(product)
-    return total
+    return functools.reduce(
+        torch.add,
+        (
+            torch.mul(*_pair_ends(group, displacement)).sum(dim=1)
+            for group in x.split(_CHANNEL_GROUP, dim=1)
+        ),
+    )
 
 
 # ------------------------------------------------------------ student side
@@ -364,58 +378,77 @@ def _pair_products(x: Tensor, displacement: Displacement) -> Tensor:
 def _weights_at_maxima(
     z: Tensor, displacements: list[Displacement], weights: PairWeights
 ) -> Tensor:
-    """Give the weights of each pair to the highest pixel of its line.
+    r"""Give the weights of each pair to the pixel of its line's maximum.
 
-    The walk goes down the tree of lines with the running maximum of z and
-    comes back with the weights of all pairs whose maximum that is, so that
-    it holds a few maps per pixel of a line, whatever the number of pairs.
+    .. math::
+        w_k = \sum_{(i, j):\, k(i, j) = k} (A_{ij},\ 1 - A_{ij}), \qquad
+        k(i, j) = \mathrm{argmax}_{k \in \Pi_{ij}} z_k
+
+    Of equal maxima the first on the line is taken. For all pixels i at once,
+    the walk goes down the tree of lines from i with the maximum so far, and
+    comes back with the weights of the pairs whose maximum that still is.
+    So it holds a few maps per pixel of a line, whatever the number of pairs.
+
+    Args:
+        z (Tensor): Boundary logits.
+        displacements (list[tuple[int, int]]): Those of the pairs.
+        weights (PairWeights): A and 1 - A.
 
     Returns:
-        Tensor: The sums of A and of 1 - A that a pixel was given,
-        (2, N, H, W).
+        Tensor: w.
+
+    Shape:
+        - z: (N, H, W)
+        - returns: (2, N, H, W)
     """
     height, width = z.shape[-2:]
     # Lines that leave the map run into a margin. They end no pair inside the
     # map, so that no weight comes from there.
     margin = max((max(dy, abs(dx)) for dy, dx in displacements), default=0)
     padded_z = F.pad(z, (margin, margin, 0, margin))
-    padded_total = padded_z.new_zeros(2, *padded_z.shape)
+    padded_w = padded_z.new_zeros(2, *padded_z.shape)
 
-    def shifted(padded: Tensor, pixel: Displacement) -> Tensor:
+    def seen_from_start(padded: Tensor, pixel: Displacement) -> Tensor:
         """The map, a view, that holds x[i + pixel] at i."""
         top, left = pixel[0], pixel[1] + margin
         return padded[..., top : top + height, left : left + width]
 
-    def distribute(node: LineNode, maximum: Tensor) -> Tensor:
-        """Distribute the weights of all pairs whose lines begin with that to
-        ``node``, on which the maximum of z is ``maximum``.
+    def walk(node: LineNode, maximum: Tensor) -> Tensor:
+        """Give away the weights of the pairs whose line passes ``node``.
 
-        Pixels behind ``node`` take theirs; returned is what is left for the
-        pixel of the maximum.
+        ``maximum`` is that of z on the way to ``node``, ends included. The
+        pixels behind ``node`` get the weights of which they are the maximum;
+        those of the pixel where ``maximum`` lies are returned.
         """
-        left = maximum.new_zeros(2, *maximum.shape)
+        for_maximum = maximum.new_zeros(2, *maximum.shape)
         if node.ends_pair:
-            first, _ = _pair_ends(left, node.pixel)
-            first.copy_(weights(node.pixel))
+            at_i, _ = _pair_ends(for_maximum, node.pixel)
+            at_i.copy_(weights(node.pixel))
         for child in node.children.values():
-            child_z = shifted(padded_z, child.pixel)
-            rest = distribute(child, torch.maximum(maximum, child_z))
-            # Of equal values the first on the line is the maximum. (Numbers,
-            # since addcmul_ would first convert bools.)
-            higher = torch.gt(child_z, maximum, out=torch.empty_like(z))
-            not_higher = torch.le(child_z, maximum, out=torch.empty_like(z))
-            shifted(padded_total, child.pixel).addcmul_(rest, higher)
-            left.addcmul_(rest, not_higher)
-        return left
+            child_z = seen_from_start(padded_z, child.pixel)
+            returned = walk(child, torch.maximum(maximum, child_z))
+            # Numbers, since addcmul_ would first convert bools.
+            is_higher = torch.gt(child_z, maximum, out=torch.empty_like(z))
+            is_no_higher = torch.le(child_z, maximum, out=torch.empty_like(z))
+            seen_from_start(padded_w, child.pixel).addcmul_(
+                returned, is_higher
+            )
+            for_maximum.addcmul_(returned, is_no_higher)
+        return for_maximum
 
     root = line_tree(displacements)
-    return shifted(padded_total, root.pixel).add_(distribute(root, z))
+    return seen_from_start(padded_w, root.pixel).add_(walk(root, z))
 
 
-def _totals(sums: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """What the weights (2, N, H, W) of both terms are divided by: their sum,
-    in a group its mean over the processes, and 1 where that is 0."""
-    totals = sums.sum(dim=(1, 2, 3), keepdim=True)
+def _totals(weights: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """What the weights of both terms are divided by: their sum, in a group
+    its mean over the processes, and 1 where that is 0.
+
+    Shape:
+        - weights: (2, N, H, W)
+        - returns: (2, 1, 1, 1)
+    """
+    totals = weights.sum(dim=(1, 2, 3), keepdim=True)
     if group is not None:
         dist.all_reduce(totals, group=group)
         totals /= dist.get_world_size(group)

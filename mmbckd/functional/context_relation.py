@@ -8,11 +8,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .checks import check_map
+from .maps import at_one_size, check_map
 
 # Pixels at a side of the tiles that the relations are computed in. On a CPU
 # the few tiles that are held stay in the cache, and larger ones are no faster;
@@ -64,10 +63,10 @@ def relation_kl(
             itself out of both softmaxes. Defaults to False.
         center (bool): Whether to subtract each image's mean feature first.
             Defaults to False.
-        block_size (int, optional): Rows and columns of the tiles that the
-            relations are computed in; the result does not depend on it. None
-            chooses it by the device. The fused kernels choose their own.
-            Defaults to None.
+        block_size (int | None): Rows and columns of the tiles that the
+            relations are computed in; the result does not depend on it. The
+            fused kernels choose their own. Defaults to None: chosen by
+            device.
 
     Returns:
         Tensor: The loss, a scalar.
@@ -124,7 +123,7 @@ def relation_rows(
         student (Tensor): Student's features.
         teacher (Tensor): Teacher's features.
         points (Sequence[tuple[float, float]]): Where the pixels are, ``(y,
-            x)`` as shares of height and width, from 0 to below 1.
+            x)`` as fractions of height and width, from 0 to below 1.
         tau (float): Temperature of the relations. Defaults to 0.1.
         exclude_self (bool): Whether to leave the relation of a pixel to
             itself out of the softmax. Defaults to False.
@@ -157,9 +156,9 @@ def relation_rows(
     places = torch.tensor(points, dtype=torch.float64)
     if places.shape[1:] != (2,) or not ((places >= 0) & (places < 1)).all():
         raise ValueError(
-            'points must be shares (y, x) of height and width, '
+            'Expected points to be fractions (y, x) of height and width, '
             f'from 0 to below 1, but got {points}; pass e.g. '
-            '[(0.5, 0.5)] for the centre'
+            '[(0.5, 0.5)] for the center'
         )
     with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
         student, teacher = _comparable(student, teacher, center)
@@ -179,16 +178,10 @@ def relation_rows(
 def _comparable(
     student: Tensor, teacher: Tensor, center: bool
 ) -> tuple[Tensor, Tensor]:
-    """Both in one precision, the map with more pixels resized to the other,
-    perhaps centred."""
+    """Both in one precision and at one size, centered if asked for."""
     student = student.to(torch.promote_types(student.dtype, torch.float32))
     teacher = teacher.detach().to(student.dtype)
-    size_s, size_t = student.shape[-2:], teacher.shape[-2:]
-    options = dict(mode='bilinear', align_corners=False)
-    if size_s.numel() > size_t.numel():
-        student = F.interpolate(student, size=size_t, **options)
-    elif size_s != size_t:
-        teacher = F.interpolate(teacher, size=size_s, **options)
+    student, teacher = at_one_size(student, teacher)
     if center:
         student = student - student.mean(dim=(2, 3), keepdim=True)
         teacher = teacher - teacher.mean(dim=(2, 3), keepdim=True)
@@ -262,7 +255,8 @@ def _tiled_relation_kl(
 ) -> tuple[Tensor, Tensor | None]:
     r"""Sum over images and rows of KL(R^T_i || R^S_i), in bits.
 
-    With the shifts c and sums Z of :class:`_Relation`,
+    With the logits s and t of student and teacher, and the shifts c and sums
+    Z of :class:`_Relation`,
 
     .. math::
         KL_i = \sum_j R^T_{ij} (t_{ij} - s_{ij})
@@ -270,9 +264,9 @@ def _tiled_relation_kl(
         \frac{dL}{df_i} = \sum_j (M^S_{ij} - M^T_{ij}) f_j, \qquad
         M_{ij} = R_{ij} + R_{ji}
 
-    The logits s and t of student and teacher are symmetric, and so is M.
-    Hence the upper triangle of tiles suffices, once for Z and once more for
-    the rest: fewer products than whole rows take, and no row is ever held.
+    The logits are symmetric, and so is M. Hence the upper triangle of tiles
+    suffices, once for Z and once more for the rest: fewer products than whole
+    rows take, and no row is ever held.
     """
     block_size = block_size or _auto_block_size(f_s)
     total = f_s.new_zeros(())
@@ -285,18 +279,18 @@ def _tiled_relation_kl(
             exclude_self,
             block_size,
         )
-        total += (relation_s.c - relation_t.c).sum()
-        total += torch.log2(relation_s.z / relation_t.z).sum()
+        total += (relation_s.shift - relation_t.shift).sum()
+        total += torch.log2(relation_s.row_sum / relation_t.row_sum).sum()
         for rows, columns in _upper_tiles(len(f), block_size):
             s = relation_s.logits(rows, columns)
             t = relation_t.logits(rows, columns)
-            mutual_t = relation_t.mutual(t, rows, columns)
+            m_t = relation_t.both_ways(t, rows, columns)
             # R^T_ij and R^T_ji weigh the same difference. A tile on the
             # diagonal holds both orders of each of its pairs.
-            cross = torch.dot(mutual_t.flatten(), (t - s).flatten())
+            cross = torch.dot(m_t.flatten(), (t - s).flatten())
             total += cross / 2 if rows == columns else cross
-            if with_grad:
-                residual = relation_s.mutual(s, rows, columns) - mutual_t
+            if grad is not None:
+                residual = relation_s.both_ways(s, rows, columns) - m_t
                 grad[n, rows] += torch.mm(residual, f[columns])
                 if rows != columns:
                     grad[n, columns] += torch.mm(residual.T, f[rows])
@@ -311,64 +305,78 @@ class _Relation:
         Z_i = \sum_j 2^{s_{ij} - c_i}, \qquad
         s_{ij} = \langle f_i, f_j \rangle
 
-    with the features of :func:`_scaled_features`, whose products are the
-    logits in base 2: :math:`|s_{ij}| \le 1 / (\tau \ln 2)`. Any shift c
+    The features f are those of :func:`_scaled_features`, so that the logits
+    s are in base 2 and :math:`|s_{ij}| \le 1 / (\tau \ln 2)`. Any shift c
     gives the same R. Where that bound is within ``_MAX_EXPONENT``, no power
-    leaves the range of float32 and c is 0, so that one power serves
-    :math:`R_{ij}` and :math:`R_{ji}`; else :math:`c_i = \max_j s_{ij}`.
+    leaves the range of float32: c is 0, and one power serves :math:`R_{ij}`
+    and :math:`R_{ji}`. Elsewhere :math:`c_i = \max_j s_{ij}`.
 
     Args:
-        f (Tensor): Scaled features, (HW, C).
+        features (Tensor): Scaled features f.
         tau (float): Temperature of the features.
         exclude_self (bool): Whether the diagonal is left out.
         block_size (int): Rows and columns of a tile.
+
+    Attributes:
+        shift (Tensor): c.
+        row_sum (Tensor): Z.
+
+    Shape:
+        - features: (HW, C)
+        - shift, row_sum: (HW, )
     """
 
     def __init__(
-        self, f: Tensor, tau: float, exclude_self: bool, block_size: int
+        self,
+        features: Tensor,
+        tau: float,
+        exclude_self: bool,
+        block_size: int,
     ) -> None:
-        self.f = f
+        self.features = features
         self.exclude_self = exclude_self
-        self.shifted = 1 / (tau * _LN2) > _MAX_EXPONENT
-        self.c = f.new_full((len(f),), -torch.inf if self.shifted else 0)
-        self.z = f.new_zeros(len(f))
-        for rows, columns in _upper_tiles(len(f), block_size):
+        self.is_shifted = 1 / (tau * _LN2) > _MAX_EXPONENT
+        num_pixels = len(features)
+        self.row_sum = features.new_zeros(num_pixels)
+        self.shift = features.new_zeros(num_pixels)
+        if self.is_shifted:
+            self.shift.fill_(-torch.inf)
+        for rows, columns in _upper_tiles(num_pixels, block_size):
             logits = self.logits(rows, columns)
-            if not self.shifted:
-                logits = logits.exp2_()
-            self._add(logits, rows)
-            if rows != columns:
-                self._add(logits.T, columns)
+            if self.is_shifted:
+                self._add_shifted(logits, rows)
+                if rows != columns:
+                    self._add_shifted(logits.T, columns)
+            else:
+                powers = logits.exp2_()
+                self.row_sum[rows] += powers.sum(dim=1)
+                if rows != columns:
+                    self.row_sum[columns] += powers.sum(dim=0)
         # A single pixel without itself relates to nothing: 0 / Z is to be 0.
-        self.z.clamp_(min=torch.finfo(f.dtype).tiny)
+        self.row_sum.clamp_(min=torch.finfo(features.dtype).tiny)
 
     def logits(self, rows: slice, columns: slice) -> Tensor:
         """s_ij of a tile."""
-        logits = torch.mm(self.f[rows], self.f[columns].T)
+        logits = torch.mm(self.features[rows], self.features[columns].T)
         if self.exclude_self and rows == columns:
             logits.fill_diagonal_(_EXCLUDED)
         return logits
 
-    def mutual(self, logits: Tensor, rows: slice, columns: slice) -> Tensor:
+    def both_ways(self, logits: Tensor, rows: slice, columns: slice) -> Tensor:
         """M_ij = R_ij + R_ji of a tile, from its logits."""
-        z_i, z_j = self.z[rows, None], self.z[columns]
-        if not self.shifted:
+        z_i, z_j = self.row_sum[rows, None], self.row_sum[columns]
+        if not self.is_shifted:
             return torch.exp2(logits).mul_(1 / z_i + 1 / z_j)
-        r_ij = torch.exp2(logits - self.c[rows, None]).div_(z_i)
-        r_ji = torch.exp2(logits - self.c[columns]).div_(z_j)
+        r_ij = torch.exp2(logits - self.shift[rows, None]).div_(z_i)
+        r_ji = torch.exp2(logits - self.shift[columns]).div_(z_j)
         return r_ij.add_(r_ji)
 
-    def _add(self, tile: Tensor, rows: slice) -> None:
-        """Add a tile to the sums Z of its rows.
-
-        The tile holds logits, or their powers where nothing is shifted.
-        """
-        if self.shifted:
-            c = torch.maximum(self.c[rows], tile.amax(1))  # so far
-            self.z[rows] *= torch.exp2(self.c[rows] - c)
-            self.c[rows] = c
-            tile = torch.exp2(tile - c[:, None])
-        self.z[rows] += tile.sum(1)
+    def _add_shifted(self, logits: Tensor, rows: slice) -> None:
+        """Add a tile to Z of its rows, and move c to the maximum so far."""
+        shift = torch.maximum(self.shift[rows], logits.amax(dim=1))
+        self.row_sum[rows] *= torch.exp2(self.shift[rows] - shift)
+        self.row_sum[rows] += torch.exp2(logits - shift[:, None]).sum(dim=1)
+        self.shift[rows] = shift
 
 
 def _upper_tiles(
@@ -441,16 +449,16 @@ def _check_arguments(
     check_map('teacher', teacher, like=student)
     if not tau > 0:
         raise ValueError(
-            f'tau must be positive, but got {tau}; pass e.g. tau=0.1'
+            f'Expected a positive tau, but got {tau}; pass e.g. tau=0.1'
         )
     if block_size is not None:
         if not isinstance(block_size, int) or isinstance(block_size, bool):
             raise TypeError(
-                'block_size must be an integer or None, but got '
+                'Expected block_size to be an integer or None, but got '
                 f'{type(block_size).__name__}'
             )
         if block_size < 1:
             raise ValueError(
-                'block_size must be positive, but got '
-                f'{block_size}; pass None to choose it by size'
+                f'Expected a positive block_size, but got {block_size}; pass '
+                'None to choose it by device'
             )

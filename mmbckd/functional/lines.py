@@ -35,13 +35,13 @@ def pair_displacements(radius: float) -> list[Displacement]:
     """
     if not isinstance(radius, (int, float)) or isinstance(radius, bool):
         raise TypeError(
-            'radius must be a number, but got '
+            'Expected radius to be a number, but got '
             f'{type(radius).__name__}; pass e.g. radius=5.0'
         )
     if not (math.isfinite(radius) and radius > 1):
         raise ValueError(
-            'radius must be finite and greater than 1, because no two pixels '
-            f'are closer than 1, but got {radius}; pass e.g. radius=5.0'
+            'Expected radius to be finite and greater than 1, the least '
+            f'distance of two pixels, but got {radius}; pass e.g. radius=5.0'
         )
     reach = math.ceil(radius) - 1
     return [

@@ -2,6 +2,4 @@ _base_ = (
     './bckd_deeplabv3_r101-d8_deeplabv3_r18-d8_4xb4-40k_voc12aug-512x512.py'
 )
 
-model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd)
-)
+model = dict(distiller=dict(_base_.cwd, _delete_=True))

@@ -1,5 +1,3 @@
 _base_ = './bckd_deeplabv3plus_r101-d8_deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
-model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd)
-)
+model = dict(distiller=dict(_base_.cwd, _delete_=True))

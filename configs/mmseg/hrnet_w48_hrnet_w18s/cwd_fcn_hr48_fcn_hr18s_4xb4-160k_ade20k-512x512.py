@@ -1,5 +1,3 @@
 _base_ = './bckd_fcn_hr48_fcn_hr18s_4xb4-160k_ade20k-512x512.py'
 
-model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd)
-)
+model = dict(distiller=dict(_base_.cwd, _delete_=True))

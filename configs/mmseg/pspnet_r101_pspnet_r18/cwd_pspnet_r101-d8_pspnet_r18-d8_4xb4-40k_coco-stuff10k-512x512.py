@@ -2,6 +2,4 @@ _base_ = (
     './bckd_pspnet_r101-d8_pspnet_r18-d8_4xb4-40k_coco-stuff10k-512x512.py'
 )
 
-model = dict(
-    distiller=dict(_delete_=True, type='ConfigurableDistiller', **_base_.cwd)
-)
+model = dict(distiller=dict(_base_.cwd, _delete_=True))

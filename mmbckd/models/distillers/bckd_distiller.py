@@ -12,10 +12,18 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from ..connectors import ContextConnector, HierarchicalBoundaryConnector
-from ..losses import BoundaryAffinityLoss, ContextRelationLoss
+from ..losses import BoundaryAffinityLoss, ContextRelationLoss, LogitLoss
 from ..task_modules.recorders import recorded_modules
 
 Source = str | Sequence[str] | dict
+
+# What the losses on logits are logged as, by their class; all others are
+# loss_logits.
+LOGIT_LOSS_NAMES = dict(
+    PixelWiseDivergence='loss_kd',
+    KLDivergence='loss_kd',
+    ChannelWiseDivergence='loss_cwd',
+)
 
 
 @MODELS.register_module()
@@ -23,10 +31,12 @@ class BCKDDistiller(ConfigurableDistiller):
     """Boundary and context knowledge distillation from a short config.
 
     It is a :class:`ConfigurableDistiller`, takes all of its arguments, and
-    adds the recorders, connectors, losses and mappings that ``boundary`` and
-    ``context`` stand for. Other distillation losses can be listed beside them
-    in MMRazor's own form. The losses are logged as ``distill.loss_bd`` and
-    ``distill.loss_cd``.
+    adds the recorders, connectors, losses and mappings that ``boundary``,
+    ``context`` and ``logits`` stand for. Other distillation losses can be
+    listed beside them in MMRazor's own form. The losses are logged as
+    ``distill.loss_bd`` and ``distill.loss_cd``; that of the logits as
+    ``distill.loss_kd`` for per-pixel distillation, ``distill.loss_cwd`` for
+    ``ChannelWiseDivergence``, and ``distill.loss_logits`` for any other.
 
     A module whose data is taken (``student``, ``teacher`` below) is given as
 
@@ -38,7 +48,7 @@ class BCKDDistiller(ConfigurableDistiller):
       has several outputs.
 
     Args:
-        boundary (dict, optional): Boundary distillation.
+        boundary (dict | None): Boundary distillation.
 
             - student: the hierarchical features, such as ``'backbone'``.
               Their channels are read off the model by running it on a blank
@@ -51,12 +61,27 @@ class BCKDDistiller(ConfigurableDistiller):
               :class:`HierarchicalBoundaryConnector`.
             - source, radius, tau, ignore_index, loss_weight: see
               :class:`BoundaryAffinityLoss`.
-        context (dict, optional): Context distillation.
+            Defaults to None: none.
+        context (dict | None): Context distillation.
 
             - student, teacher: feature maps. Channels may differ.
             - max_tokens: see :class:`ContextConnector`.
             - tau, exclude_self, center, block_size, loss_weight: see
               :class:`ContextRelationLoss`.
+
+            Defaults to None: none.
+        logits (dict | None): Distillation of the logits.
+
+            - student, teacher: class logits, maps of as many classes. Their
+              sizes may differ, see :class:`LogitLoss`. Default to
+              ``'decode_head.conv_seg'``, the classifier of mmseg's heads.
+            - type: any loss of MMRazor's registry that is called with
+              ``preds_S`` and ``preds_T``. Defaults to
+              ``'PixelWiseDivergence'``, per-pixel distillation: ``dict()``
+              is all that it needs.
+            - tau, loss_weight and the like: arguments of that loss.
+
+            Defaults to None: none.
         kwargs: See :class:`ConfigurableDistiller`.
 
     Raises:
@@ -64,32 +89,37 @@ class BCKDDistiller(ConfigurableDistiller):
             that it adds is taken, or (when the models are known) if a module
             does not exist.
 
-    Examples:
+    Example:
         >>> distiller = dict(
         ...     type='BCKDDistiller',
         ...     boundary=dict(
         ...         student='backbone', teacher='decode_head.conv_seg'),
         ...     context=dict(
         ...         student='decode_head.bottleneck',
-        ...         teacher='decode_head.bottleneck'))
+        ...         teacher='decode_head.bottleneck'),
+        ...     logits=dict(type='ChannelWiseDivergence', loss_weight=5.0))
     """
 
     def __init__(
         self,
         boundary: dict | None = None,
         context: dict | None = None,
+        logits: dict | None = None,
         **kwargs,
     ) -> None:
         long_form = copy.deepcopy(kwargs)
-        if boundary is not None:
-            long_form = _joined(long_form, _expand_boundary(boundary))
-        if context is not None:
-            long_form = _joined(long_form, _expand_context(context))
+        for short_form, expand in (
+            (boundary, _expand_boundary),
+            (context, _expand_context),
+            (logits, _expand_logits),
+        ):
+            if short_form is not None:
+                long_form = _joined(long_form, expand(short_form))
         if not long_form.get('distill_losses'):
             raise ValueError(
-                'BCKDDistiller has no loss to compute: give `boundary`, '
-                '`context`, or `distill_losses` in the form of '
-                'ConfigurableDistiller.'
+                'Expected BCKDDistiller to be given a loss, but got none: '
+                'set `boundary`, `context`, `logits`, or `distill_losses` in '
+                'the form of ConfigurableDistiller.'
             )
         super().__init__(**long_form)
 
@@ -125,22 +155,20 @@ class BCKDDistiller(ConfigurableDistiller):
         Raises:
             RuntimeError: If nothing was recorded.
         """
-        manager = (
-            self.student_recorders if from_student else self.teacher_recorders
-        )
+        if from_student:
+            side, manager = 'student', self.student_recorders
+            advice = 'Record a module that does.'
+        else:
+            side, manager = 'teacher', self.teacher_recorders
+            advice = (
+                "Record a module that does, or set `teacher_forward='loss'` "
+                'of FrozenTeacherDistill if it runs only there.'
+            )
         if not manager.get_recorder(recorder).data_buffer:
-            who = 'student' if from_student else 'teacher'
             raise RuntimeError(
-                f'The recorder "{recorder}" of the {who} expected '
+                f'The recorder "{recorder}" of the {side} expected '
                 f'"{manager.get_recorder(recorder).source}" to run, but it '
-                f"did not run in the {who}'s forward. Record a module that "
-                'does'
-                + (
-                    '.'
-                    if from_student
-                    else ", or set `teacher_forward='loss'` of "
-                    'FrozenTeacherDistill if it runs only there.'
-                )
+                f"did not run in the {side}'s forward. {advice}"
             )
         return super().get_record(recorder, from_student, *args, **kwargs)
 
@@ -244,25 +272,67 @@ def _check_keys(term: str, cfg: dict, options: list[str]) -> None:
         )
 
 
-def _recorder(term: str, side: str, source: Source) -> tuple:
-    """The recorder of a side, by name, and the mapping to its record."""
+def _recorder(source: Source) -> tuple[dict, dict]:
+    """The recorder of a module, and what to pick of its records."""
     if isinstance(source, str):
         source = dict(type='ModuleOutputs', source=source)
     elif not isinstance(source, dict):
         source = dict(type='ModuleListOutputs', source=list(source))
-    recorder, record = {}, {}
-    if source['type'] == 'ModuleInputs':
+    picks = ('record_idx', 'data_idx')
+    recorder = {k: v for k, v in source.items() if k not in picks}
+    picked = {k: v for k, v in source.items() if k in picks}
+    if recorder['type'] == 'ModuleInputs':
         # What is recorded is the tuple of a call's arguments.
-        record['data_idx'] = 0
-    for key, value in source.items():
-        part = record if key in ('record_idx', 'data_idx') else recorder
-        part[key] = value
-    name = f'{term}_{side}'
-    # The truth comes with every call of the student, but not with every one
-    # of the teacher, which may run its backbone and neck only.
-    from_student = side == 'student' or recorder['type'] == 'GroundTruth'
-    record.update(recorder=name, from_student=from_student)
-    return {name: recorder}, record
+        picked.setdefault('data_idx', 0)
+    return recorder, picked
+
+
+def _long_form(
+    term: str,
+    cfg: dict,
+    loss_name: str,
+    loss: dict,
+    student_connector: dict | None = None,
+    teacher_connector: dict | None = None,
+) -> dict:
+    """The parts of MMRazor's form that a short form stands for.
+
+    Args:
+        term (str): Name of the short form.
+        cfg (dict): The short form, with ``student`` and ``teacher``.
+        loss_name (str): What the loss is logged as.
+        loss (dict): Config of the loss.
+        student_connector (dict | None): Name of the connector of the
+            student's record, and its config. Defaults to None: none.
+        teacher_connector (dict | None): Likewise of the teacher's.
+
+    Returns:
+        dict: Arguments of :class:`ConfigurableDistiller`.
+    """
+    recorders: dict[str, dict] = dict(student={}, teacher={})
+    connectors: dict[str, dict] = {}
+    mapping = {}
+    for side, preds, connector in (
+        ('student', 'preds_S', student_connector),
+        ('teacher', 'preds_T', teacher_connector),
+    ):
+        name = f'{term}_{side}'
+        recorder, picked = _recorder(cfg[side])
+        # The truth comes with every call of the student, but not with every
+        # one of the teacher, which may run its backbone and neck only.
+        from_student = side == 'student' or recorder['type'] == 'GroundTruth'
+        recorders['student' if from_student else 'teacher'][name] = recorder
+        mapping[preds] = dict(picked, recorder=name, from_student=from_student)
+        if connector is not None:
+            connectors.update(connector)
+            (mapping[preds]['connector'],) = connector
+    return dict(
+        student_recorders=recorders['student'],
+        teacher_recorders=recorders['teacher'],
+        connectors=connectors,
+        distill_losses={loss_name: loss},
+        loss_forward_mappings={loss_name: mapping},
+    )
 
 
 def _expand_boundary(cfg: dict) -> dict:
@@ -275,62 +345,63 @@ def _expand_boundary(cfg: dict) -> dict:
                 ignore_index=cfg.get('ignore_index', 255),
             )
         cfg = dict(cfg, teacher=teacher)
-    _check_keys(
+    options = [
+        *_arguments(HierarchicalBoundaryConnector),
+        *_arguments(BoundaryAffinityLoss),
+    ]
+    _check_keys('boundary', cfg, options)
+    return _long_form(
         'boundary',
         cfg,
-        [
-            *_arguments(HierarchicalBoundaryConnector),
-            *_arguments(BoundaryAffinityLoss),
-        ],
-    )
-    student_recorder, student_record = _recorder(
-        'boundary', 'student', cfg['student']
-    )
-    teacher_recorder, teacher_record = _recorder(
-        'boundary', 'teacher', cfg['teacher']
-    )
-    if teacher_record['from_student']:
-        student_recorder = {**student_recorder, **teacher_recorder}
-        teacher_recorder = {}
-    return dict(
-        student_recorders=student_recorder,
-        teacher_recorders=teacher_recorder,
-        connectors=dict(
+        'loss_bd',
+        _component(BoundaryAffinityLoss, cfg),
+        student_connector=dict(
             boundary_head=_component(HierarchicalBoundaryConnector, cfg)
-        ),
-        distill_losses=dict(loss_bd=_component(BoundaryAffinityLoss, cfg)),
-        loss_forward_mappings=dict(
-            loss_bd=dict(
-                preds_S=dict(connector='boundary_head', **student_record),
-                preds_T=teacher_record,
-            )
         ),
     )
 
 
 def _expand_context(cfg: dict) -> dict:
-    _check_keys(
-        'context', cfg, ['max_tokens', *_arguments(ContextRelationLoss)]
-    )
-    student_recorder, student_record = _recorder(
-        'context', 'student', cfg['student']
-    )
-    teacher_recorder, teacher_record = _recorder(
-        'context', 'teacher', cfg['teacher']
-    )
-    connectors = {}
+    options = ['max_tokens', *_arguments(ContextRelationLoss)]
+    _check_keys('context', cfg, options)
+    pool = None
     if cfg.get('max_tokens') is not None:
-        connectors = dict(context_pool=_component(ContextConnector, cfg))
-        student_record['connector'] = 'context_pool'
-        teacher_record['connector'] = 'context_pool'
-    return dict(
-        student_recorders=student_recorder,
-        teacher_recorders=teacher_recorder,
-        connectors=connectors,
-        distill_losses=dict(loss_cd=_component(ContextRelationLoss, cfg)),
-        loss_forward_mappings=dict(
-            loss_cd=dict(preds_S=student_record, preds_T=teacher_record)
+        pool = dict(context_pool=_component(ContextConnector, cfg))
+    return _long_form(
+        'context',
+        cfg,
+        'loss_cd',
+        _component(ContextRelationLoss, cfg),
+        student_connector=pool,
+        teacher_connector=pool,
+    )
+
+
+def _expand_logits(cfg: dict) -> dict:
+    classifier = 'decode_head.conv_seg'
+    cfg = dict(
+        dict(
+            student=classifier, teacher=classifier, type='PixelWiseDivergence'
         ),
+        **cfg,
+    )
+    loss = cfg['type']
+    if isinstance(loss, str):
+        loss = MODELS.get(loss)
+    if loss is None:
+        raise ValueError(
+            'Expected `type` of `logits` to be a loss that MMRazor has '
+            f'registered, but got {cfg["type"]!r}. Correct the name.'
+        )
+    _check_keys('logits', cfg, ['type', *_arguments(loss)])
+    arguments = {
+        k: v for k, v in cfg.items() if k not in ('student', 'teacher', 'type')
+    }
+    return _long_form(
+        'logits',
+        cfg,
+        LOGIT_LOSS_NAMES.get(loss.__name__, 'loss_logits'),
+        _component(LogitLoss, dict(loss=dict(type=loss, **arguments))),
     )
 
 
