@@ -1,4 +1,4 @@
-"""The context relation: relation_kl beside the version that materialises both
+"""The context relation: relation_kl beside the version that materializes both
 relations, forward and backward, against the number of pixels.
 
 Goals at 64x128 pixels: at most 0.4 of the plain version's time and 5 % of its

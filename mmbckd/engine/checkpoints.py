@@ -34,7 +34,7 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
 
     Args:
         filename (str): Path of the file.
-        map_location (str | Callable, optional): See :func:`torch.load`.
+        map_location (str | Callable | None): See :func:`torch.load`.
 
     Returns:
         dict: The checkpoint.
@@ -69,7 +69,7 @@ def load_from_http(filename: str, map_location: Any = None, **kwargs) -> dict:
 
     Args:
         filename (str): The URL.
-        map_location (str | Callable, optional): See :func:`torch.load`.
+        map_location (str | Callable | None): See :func:`torch.load`.
         kwargs: See mmengine's function of this name.
 
     Returns:

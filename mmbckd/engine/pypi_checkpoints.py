@@ -27,7 +27,7 @@ def load_from_pypi(
     Args:
         filename (str): ``pypi://efficientnet-lite0`` or
             ``pypi://efficientnet-lite2``.
-        map_location (str | torch.device, optional): See ``torch.load``.
+        map_location (str | torch.device | None): See ``torch.load``.
 
     Returns:
         OrderedDict: The state dict by the names of ``TIMMBackbone``, without

@@ -234,7 +234,7 @@ class _RelationKL(torch.autograd.Function):
                 f_s, teacher, tau, exclude_self, block_size, with_grad
             )
         scale = _LN2 / f_s[..., 0].numel()
-        if with_grad:
+        if grad is not None:
             ctx.save_for_backward(grad.mul_(scale))
         return total * scale
 

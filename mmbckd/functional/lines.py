@@ -27,7 +27,7 @@ def pair_displacements(radius: float) -> list[Displacement]:
 
     References:
         Ahn, Cho, Kwak. Weakly Supervised Learning of Instance Segmentation
-        with Inter-pixel Relations. CVPR 2019, the pairs of neighbours.
+        with Inter-pixel Relations. CVPR 2019, the pairs of neighbors.
 
     Example:
         >>> pair_displacements(2)

@@ -16,7 +16,7 @@ def build_model(
     Args:
         model (dict | str | BaseModel): Its config, the path of a config file
             that has it under ``model``, or the model itself.
-        data_preprocessor (dict, optional): For a config that has none.
+        data_preprocessor (dict | None): For a config that has none.
             Defaults to None.
 
     Returns:
@@ -51,7 +51,7 @@ def num_classes_of(model: nn.Module) -> int | None:
         model (nn.Module): A model of mmseg or mmdet.
 
     Returns:
-        int, optional: None if it does not say.
+        int | None: None if it does not say.
     """
     for name in (
         'decode_head',
@@ -60,11 +60,12 @@ def num_classes_of(model: nn.Module) -> int | None:
         'mask_head',
         'panoptic_head',
     ):
-        head = model
+        head: nn.Module | None = model
         for part in name.split('.'):
             head = getattr(head, part, None)
         if isinstance(head, nn.ModuleList):
             head = head[-1]
-        if isinstance(getattr(head, 'num_classes', None), int):
-            return head.num_classes
+        num_classes = getattr(head, 'num_classes', None)
+        if isinstance(num_classes, int):
+            return num_classes
     return None

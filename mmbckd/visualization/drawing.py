@@ -10,15 +10,15 @@ from numpy import ndarray
 
 from ..evaluation.functional import boundary_errors, broken_regions
 
-# RGB, of Okabe and Ito's palette. On a dark grey photograph they differ from
-# one another and from it for all kinds of colour vision.
+# RGB, of Okabe and Ito's palette. On a dark gray photograph they differ from
+# one another and from it for all kinds of color vision.
 ERROR_COLORS: dict[str, tuple[int, int, int]] = {
     'missed boundary': (240, 228, 66),
     'spurious boundary': (86, 180, 233),
     'broken region': (213, 94, 0),
 }
 
-# How much of the fill's colour is mixed into a broken region.
+# How much of the fill's color is mixed into a broken region.
 _FILL_OPACITY = 0.4
 
 
@@ -34,7 +34,7 @@ def draw_errors(
 ) -> ndarray:
     """Draw the errors at boundaries and of connectivity over an image.
 
-    The image is shown in dark grey, so that all colour is error: lines are
+    The image is shown in dark gray, so that all color is error: lines are
     :func:`~mmbckd.evaluation.functional.boundary_errors`, thick enough to be
     seen when the whole image is looked at, the translucent fill is
     :func:`~mmbckd.evaluation.functional.broken_regions`. :data:`ERROR_COLORS`
@@ -71,12 +71,12 @@ def draw_errors(
     if not (isinstance(image, ndarray) and image.dtype == np.uint8):
         got = getattr(image, 'dtype', type(image).__name__)
         raise TypeError(
-            f'image must be a NumPy array of uint8, but got {got};'
-            ' pass RGB values from 0 to 255'
+            f'Expected image to be a NumPy array of uint8, but got {got}; '
+            'pass RGB values from 0 to 255'
         )
     if image.shape != (*np.shape(truth), 3):
         raise ValueError(
-            f'image must have shape {(*np.shape(truth), 3)}, that of the '
+            f'Expected image of shape {(*np.shape(truth), 3)}, that of the '
             f'truth, in RGB, but got {image.shape}; resize it to the truth'
         )
     missed, spurious = boundary_errors(
@@ -107,7 +107,7 @@ def draw_errors(
 
 
 def dim(image: ndarray) -> ndarray:
-    """The image in dark grey, as a background on which colours stand out.
+    """The image in dark gray, as a background on which colors stand out.
 
     Args:
         image (ndarray): RGB, uint8.
@@ -119,9 +119,9 @@ def dim(image: ndarray) -> ndarray:
         - image: (H, W, 3)
         - output: (H, W, 3)
     """
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    grey = (grey * (140 / 255)).round().astype(np.uint8)
-    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    gray = (gray * (140 / 255)).round().astype(np.uint8)
+    return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
 
 
 def thicken(lines: ndarray) -> ndarray:

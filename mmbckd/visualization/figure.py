@@ -19,11 +19,11 @@ from .drawing import ERROR_COLORS, dim, draw_errors
 
 # Pixels.
 _PANEL = 310  # the longer side of a panel
-_BAR = 55  # right of a panel, for its colour bar
+_BAR = 55  # right of a panel, for its color bar
 _TITLE = 270  # at least, however narrow a panel
 _LINE = 17  # of text
 _CHARACTER = 6.5  # of text, on average
-_KEY = 60  # beside a name in a legend: its colour, and gaps
+_KEY = 60  # beside a name in a legend: its color, and gaps
 _MARGIN = 12
 
 _DPI = 100
@@ -36,13 +36,13 @@ class Semantics:
     """Label maps of an image, what they mean, and how to compare them.
 
     Attributes:
-        truth (ndarray, optional): True class of every pixel, or
+        truth (ndarray | None): True class of every pixel, or
             ``ignore_index``, integers, (H, W). With None the prediction is
             drawn without its errors.
         prediction (ndarray): Predicted class of every pixel, integers,
             (H, W).
         classes (Sequence[str]): Names of the classes.
-        palette (Sequence[Sequence[int]]): RGB colours of the classes.
+        palette (Sequence[Sequence[int]]): RGB colors of the classes.
         tolerance (float): See :func:`draw_errors`. Defaults to 2.0.
         min_area (int): See :func:`draw_errors`. Defaults to 0.
         ignore_index (int): Label of ignored pixels. Defaults to 255.
@@ -104,11 +104,11 @@ def draw_distillation(
     Args:
         image (ndarray): The image in RGB, uint8.
         title (str): Title of the figure.
-        semantics (Semantics, optional): Gives the truth, the prediction and
+        semantics (Semantics | None): Gives the truth, the prediction and
             its errors. Defaults to None.
-        boundary (Boundary, optional): Gives the student's boundary map and
+        boundary (Boundary | None): Gives the student's boundary map and
             the teacher's edges. Defaults to None.
-        relations (Relations, optional): Gives the relations of a few pixels
+        relations (Relations | None): Gives the relations of a few pixels
             to all others, in student and teacher. Defaults to None.
         coverage (tuple[float, float]): Height and width that the maps of
             ``boundary`` and ``relations`` cover, as multiples of the image's.
@@ -144,7 +144,7 @@ def draw_distillation(
         teacher.append(
             _Panel(
                 f'{who}: edges of its {boundary.source} affinity\n'
-                '(1: unlike a neighbour)',
+                '(1: unlike a neighbor)',
                 heat=boundary.teacher,
             )
         )
@@ -198,7 +198,7 @@ def _semantic_panels(image: ndarray, semantics: Semantics) -> list[_Panel]:
 
 
 def _stripes(size: tuple[int, int]) -> ndarray:
-    """Black and white, as no class's colour can be."""
+    """Black and white, as no class's color can be."""
     width = max(1, round(max(size) / 80))
     stripes = np.indices(size).sum(axis=0) // width % 2
     return np.uint8(255 * stripes)[..., None]

@@ -208,7 +208,7 @@ def test_counts_are_those_of_the_definitions(grain, min_area):
 
 
 def test_negative_min_area_is_an_error():
-    with pytest.raises(ValueError, match='min_area must be'):
+    with pytest.raises(ValueError, match='min_area to be'):
         ConnectivityMetric(min_area=-1)
 
 

@@ -34,7 +34,7 @@ def random_maps(seed, size=(15, 18), ignored=True):
 
 
 def reference_contour(labels, c, valid):
-    """Pixels of class c with a valid neighbour of another class."""
+    """Pixels of class c with a valid neighbor of another class."""
     height, width = labels.shape
     return [
         (y, x)

@@ -114,7 +114,7 @@ def test_gradient_equals_finite_differences(tau, block_size, options):
     )
 
 
-def test_gradient_equals_that_of_the_materialised_relations():
+def test_gradient_equals_that_of_the_materialized_relations():
     student = random(2, 16, 8, 12, dtype=torch.float32)
     teacher = random(2, 32, 8, 12, seed=1, dtype=torch.float32)
     loss, grad = gradient(student, teacher)

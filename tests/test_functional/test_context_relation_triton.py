@@ -31,7 +31,7 @@ CASES = dict(
         dict(exclude_self=True),
         'float32',
     ),
-    centred=((2, 5, 8, 9), (2, 7, 8, 9), dict(center=True), 'float32'),
+    centered=((2, 5, 8, 9), (2, 7, 8, 9), dict(center=True), 'float32'),
     resized=((1, 5, 8, 9), (1, 7, 12, 10), dict(tau=1.0), 'float32'),
     small_tau=((1, 8, 9, 8), (1, 3, 9, 8), dict(tau=0.01), 'float32'),
     small_tau_without_self=(

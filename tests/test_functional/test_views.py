@@ -15,7 +15,7 @@ def random(*shape, seed=0, dtype=torch.float64):
 # -------------------------------------------------------------------- edges
 
 
-def neighbours(height, width):
+def neighbors(height, width):
     """Pairs at a distance of 1."""
     for y in range(height):
         for x in range(width):
@@ -28,7 +28,7 @@ def neighbours(height, width):
 def reference_edges(affinity, size):
     """1 - the least affinity; affinity: (i, j) -> A or None (ignored)."""
     edges = np.zeros(size)
-    for i, j in neighbours(*size):
+    for i, j in neighbors(*size):
         value = affinity(i, j)
         if value is not None:
             edges[i] = max(edges[i], 1 - value)
@@ -36,7 +36,7 @@ def reference_edges(affinity, size):
     return edges
 
 
-def test_semantic_edges_equal_loops_over_neighbours():
+def test_semantic_edges_equal_loops_over_neighbors():
     logits = random(2, 3, 5, 6)
     edges = affinity_edges(torch.zeros(2, 1, 5, 6).double(), logits, tau=2.0)
     assert edges.shape == (2, 1, 5, 6)

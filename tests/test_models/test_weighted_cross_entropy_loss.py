@@ -35,7 +35,7 @@ def weighted_mean(logits, labels, pixel_weights=None) -> float:
     return total / norm
 
 
-def test_loss_is_the_weighted_mean_over_labelled_pixels():
+def test_loss_is_the_weighted_mean_over_labeled_pixels():
     logits, labels = logits_and_labels()
     loss = WeightedCrossEntropyLoss(WEIGHTS, loss_weight=3.0)(logits, labels)
     assert loss.item() == pytest.approx(3 * weighted_mean(logits, labels))
@@ -99,7 +99,7 @@ def tool(monkeypatch):
 
 
 def test_median_frequency_by_hand(tool):
-    # Class 0: 6 of the 12 pixels of both; 1: 4 of 12; 2: 2 of the 6 labelled
+    # Class 0: 6 of the 12 pixels of both; 1: 4 of 12; 2: 2 of the 6 labeled
     # pixels of the second image only.
     maps = [
         np.array([[0, 0, 0, 0, 1, 1]]),

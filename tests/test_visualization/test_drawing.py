@@ -1,4 +1,4 @@
-"""The colours of errors: where they land, and that they can be told apart."""
+"""The colors of errors: where they land, and that they can be told apart."""
 
 import itertools
 
@@ -44,8 +44,8 @@ def test_colors_land_where_the_errors_are():
     assert drawing.dtype == np.uint8 and drawing.shape == image.shape
     assert (is_color(drawing, MISSED) == missed).all()
     assert (is_color(drawing, SPURIOUS) == (spurious & ~missed)).all()
-    grey = (drawing == drawing[..., :1]).all(axis=-1)
-    assert (grey == ~(missed | spurious | broken)).all()
+    gray = (drawing == drawing[..., :1]).all(axis=-1)
+    assert (gray == ~(missed | spurious | broken)).all()
     assert (image == before).all()
 
 
@@ -122,7 +122,7 @@ VISION = dict(
 
 @pytest.mark.parametrize('vision', VISION)
 def test_errors_differ_from_one_another_and_from_the_image(vision):
-    """For all kinds of colour vision; a difference of 2.3 is just noticed."""
+    """For all kinds of color vision; a difference of 2.3 is just noticed."""
 
     def seen(rgb):
         c = np.asarray(rgb, float) / 255
@@ -135,10 +135,10 @@ def test_errors_differ_from_one_another_and_from_the_image(vision):
         )
 
     values = np.arange(0, 256, 5, dtype=np.uint8)
-    grey = dim(np.repeat(values[:, None, None], 3, axis=2))[:, 0]
-    tint = 0.6 * grey + 0.4 * np.array(BROKEN)
+    gray = dim(np.repeat(values[:, None, None], 3, axis=2))[:, 0]
+    tint = 0.6 * gray + 0.4 * np.array(BROKEN)
     for a, b in itertools.combinations(
-        (seen(c) for c in ([MISSED], [SPURIOUS], tint, grey)), 2
+        (seen(c) for c in ([MISSED], [SPURIOUS], tint, gray)), 2
     ):
         assert deltaE_ciede2000(a[:, None], b[None]).min() > 7
 
@@ -147,11 +147,11 @@ def test_errors_differ_from_one_another_and_from_the_image(vision):
     'change, error, message',
     [
         (lambda i, p, t: (i / 255, p, t), TypeError, 'uint8'),
-        (lambda i, p, t: (i[:-1], p, t), ValueError, 'image must have shape'),
+        (lambda i, p, t: (i[:-1], p, t), ValueError, 'image of shape'),
         (
             lambda i, p, t: (i[..., 0], p, t),
             ValueError,
-            'image must have shape',
+            'image of shape',
         ),
         (lambda i, p, t: (i, p[:-1], t), ValueError, 'one size'),
     ],

@@ -64,7 +64,7 @@ def title(axes):
 
 
 def boxes(fig):
-    """What must not overlap: panels, colour bars, legends and all text."""
+    """What must not overlap: panels, color bars, legends and all text."""
     for artist in (*fig.texts, *fig.legends):
         yield artist.get_window_extent()
     for axes in fig.axes:

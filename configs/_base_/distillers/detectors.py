@@ -7,7 +7,7 @@ fpn = dict(type='ModuleOutputs', source='neck')
 
 bckd = dict(
     type='BCKDDistiller',
-    # The finest FPN level has learnt from above what its pixels are of. The
+    # The finest FPN level has learned from above what its pixels are of. The
     # README of configs/mmdet says how well it tells instances apart.
     boundary=dict(
         student='backbone',

@@ -39,7 +39,7 @@ from ..utils import unwrapped_model
 class BCKDVisualizationHook(Hook):
     """Draw what student and teacher make of a few validation images.
 
-    One figure an image, of the same images each time: the truth, the
+    One figure per image, of the same images each time: the truth, the
     prediction and its errors (missed and spurious boundaries, broken
     regions); the student's boundary map B and the teacher's affinities as a
     map of edges; the relations of a few pixels to all others in student and
@@ -58,21 +58,21 @@ class BCKDVisualizationHook(Hook):
     Args:
         interval (int): Iterations from one drawing to the next; it is also
             drawn at the end of training. Defaults to 500.
-        num_images (int, optional): Number of images, evenly spaced in the
+        num_images (int | None): Number of images, evenly spaced in the
             validation set. Defaults to None: 3, or all if there are fewer,
             unless there are ``indices``.
-        indices (Sequence[int], optional): The images' places in the
+        indices (Sequence[int] | None): The images' places in the
             validation set. Defaults to None.
         points (Sequence[tuple[float, float]]): Pixels whose relations are
-            drawn, as shares (y, x) of the image's height and width, from 0 to
-            below 1. Defaults to ((0.6, 0.2), (0.5, 0.5), (0.7, 0.8)).
+            drawn, as fractions (y, x) of the image's height and width, from
+            0 to below 1. Defaults to ((0.6, 0.2), (0.5, 0.5), (0.7, 0.8)).
         tolerance (float): Distance in pixels, at least 1, up to which
             boundaries agree. Defaults to 2.0.
         min_area (int): Regions of fewer pixels do not count as broken, nor as
             pieces. Defaults to 0.
         ignore_index (int): Label that the truth gives ignored pixels.
             Defaults to 255.
-        backend_args (dict, optional): Backend to read the images by, see
+        backend_args (dict | None): Backend to read the images by, see
             :func:`mmengine.fileio.get`. Defaults to None.
 
     Raises:
@@ -80,7 +80,7 @@ class BCKDVisualizationHook(Hook):
         ValueError: If an argument is invalid, or, when training starts, if
             there is no validation set or not that many images in it.
 
-    Examples:
+    Example:
         >>> custom_hooks = [dict(type='BCKDVisualizationHook', interval=2000)]
     """
 
@@ -104,13 +104,13 @@ class BCKDVisualizationHook(Hook):
     ) -> None:
         if indices is not None and num_images is not None:
             raise ValueError(
-                'BCKDVisualizationHook takes `num_images` or `indices`, but '
-                'got both. Leave one of them out.'
+                'Expected `num_images` or `indices` of BCKDVisualizationHook, '
+                'but got both. Leave one of them out.'
             )
         if indices is not None and not (indices and is_seq_of(indices, int)):
             raise ValueError(
-                '`indices` of BCKDVisualizationHook must be one or more '
-                f'integers, but got {indices!r}.'
+                'Expected `indices` of BCKDVisualizationHook to be one or '
+                f'more integers, but got {indices!r}.'
             )
         for name, value in (
             ('interval', interval),
@@ -120,8 +120,8 @@ class BCKDVisualizationHook(Hook):
                 isinstance(value, int) and value >= 1
             ):
                 raise ValueError(
-                    f'`{name}` of BCKDVisualizationHook must be an integer of '
-                    f'at least 1, but got {value!r}.'
+                    f'Expected `{name}` of BCKDVisualizationHook to be an '
+                    f'integer of at least 1, but got {value!r}.'
                 )
         # Wrong values are to show now, not at the first drawing.
         pixel = np.zeros((1, 1), np.uint8)
@@ -150,17 +150,18 @@ class BCKDVisualizationHook(Hook):
         """Choose the images."""
         if runner.val_loop is None:
             raise ValueError(
-                'BCKDVisualizationHook draws validation images, but the '
-                'config has no `val_dataloader`. Add it, or remove the hook.'
+                'Expected a `val_dataloader`, whose images '
+                'BCKDVisualizationHook draws, but got none. Add it to the '
+                'config, or remove the hook.'
             )
         length = len(runner.val_dataloader.dataset)
         if self.indices is None:
             count = self.num_images or min(3, length)
             if count > length:
                 raise ValueError(
-                    'BCKDVisualizationHook is to draw num_images='
-                    f'{self.num_images}, but the validation set has {length} '
-                    'images. Ask for fewer.'
+                    f'Expected a validation set of at least num_images='
+                    f'{self.num_images} images for BCKDVisualizationHook, but '
+                    f'got {length}. Ask for fewer.'
                 )
             # The middles of as many equal parts.
             self.indices = [
@@ -169,9 +170,9 @@ class BCKDVisualizationHook(Hook):
         for index in self.indices:
             if not 0 <= index < length:
                 raise ValueError(
-                    '`indices` of BCKDVisualizationHook must be from 0 to '
+                    'Expected `indices` of BCKDVisualizationHook from 0 to '
                     f'{length - 1}, the images of the validation set, but '
-                    f'hold {index}.'
+                    f'got {index}.'
                 )
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:

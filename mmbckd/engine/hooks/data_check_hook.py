@@ -12,17 +12,18 @@ from ..utils import unwrapped_model
 
 @HOOKS.register_module()
 class DataCheckHook(Hook):
-    """Say what is wrong with what a run is given before it does harm.
+    """Check the data and the checkpoint of a run before they do harm.
 
-    It ends the run with one message if the data set is empty (mmengine's
-    infinite sampler would wait for ever), if it has another number of classes
-    than the model, or if a batch has a label outside the classes (on a GPU an
-    assertion inside a kernel). The check reads the batch while it is in host
-    memory and costs no synchronization.
+    It ends the run with one message
 
-    So it does for a checkpoint of another model, which mmengine loads with a
-    warning: to be resumed it has to fit as a whole, to be loaded
-    (``load_from``) in at least one weight.
+    - if the data set is empty (mmengine's infinite sampler would wait
+      forever), or has another number of classes than the model;
+    - if a batch has a label outside the classes (on a GPU an assertion inside
+      a kernel). The batch is checked while it is in host memory, without any
+      synchronization;
+    - if the checkpoint is of another model, which mmengine loads with a
+      warning. To be resumed, all of it has to fit; to be loaded
+      (``load_from``), at least one weight.
 
     Raises:
         ValueError: See above.
@@ -39,10 +40,10 @@ class DataCheckHook(Hook):
         ]
         if resumed and lacking:
             raise ValueError(
-                f'To resume a run, {path} must be a checkpoint that a run '
-                f'saved, but it has no `{"`, `".join(lacking)}`: it holds '
-                'weights alone. Name it in `load_from`, without `resume`, to '
-                'begin a run with them.'
+                f'Expected {path} to be a checkpoint that a run saved, to be '
+                f'resumed, but got one without `{"`, `".join(lacking)}`: it '
+                'holds weights alone. Name it in `load_from`, without '
+                '`resume`, to begin a run with them.'
             )
         model = unwrapped_model(runner)
         own, loaded = (

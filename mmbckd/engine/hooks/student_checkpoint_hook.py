@@ -33,7 +33,7 @@ def export_student_checkpoint(checkpoint: str, out: str | None = None) -> str:
 
     Args:
         checkpoint (str): A checkpoint of any MMRazor distillation.
-        out (str, optional): The file to write. Defaults to None:
+        out (str | None): The file to write. Defaults to None:
             ``NAME_student.pth`` beside ``NAME.pth``.
 
     Returns:

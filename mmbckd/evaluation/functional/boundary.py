@@ -1,4 +1,4 @@
-"""How well a segmentation meets the truth at and near its boundaries."""
+"""How well a segmentation fits the truth at and near its boundaries."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def boundary_width(height: int, width: int, ratio: float = 0.02) -> int:
     """
     if not (math.isfinite(ratio) and ratio > 0):
         raise ValueError(
-            'ratio must be positive and finite, but got '
+            'Expected ratio to be positive and finite, but got '
             f'{ratio}; pass e.g. ratio=0.02'
         )
     return max(1, round(ratio * math.hypot(height, width)))
@@ -120,7 +120,7 @@ def boundary_region(mask: ndarray, width: int) -> ndarray:
     """
     if width < 1:
         raise ValueError(
-            f'width must be at least 1, but got {width}; take '
+            f'Expected width to be at least 1, but got {width}; take '
             'it from boundary_width(height, width)'
         )
     mask = np.asarray(mask).astype(np.uint8, copy=False)
@@ -134,7 +134,7 @@ def boundary_region(mask: ndarray, width: int) -> ndarray:
 
 
 def contour_pixels(mask: ndarray, valid: ndarray) -> ndarray:
-    """Pixels of a mask one of whose 8 neighbours is valid and not in it.
+    """Pixels of a mask one of whose 8 neighbors is valid and not in it.
 
     That is the mask minus one erosion with a 3x3 square, except that neither
     the image's border nor the edge of an ignored area makes a contour: any
@@ -158,19 +158,19 @@ def contour_pixels(mask: ndarray, valid: ndarray) -> ndarray:
     """
     mask = np.asarray(mask).astype(np.uint8, copy=False)
     # OpenCV's own border never wins a minimum.
-    inner = cv2.erode(mask | ~valid, np.ones((3, 3), np.uint8))
-    return mask & ~inner
+    eroded = cv2.erode(mask | ~valid, np.ones((3, 3), np.uint8))
+    return mask & ~np.asarray(eroded, np.uint8)
 
 
 def trimap_band(truth: ndarray, valid: ndarray, width: float) -> ndarray:
     """Valid pixels with a valid pixel of another label within ``width``.
 
-    The distance is Euclidean and between the pixels' centres, so that the
+    The distance is Euclidean and between the pixels' centers, so that the
     band along a straight edge is ``width`` pixels wide on either side.
 
     Args:
         truth (ndarray): Labels, uint8 or uint16. Those of pixels that are
-            not valid are of no account.
+            not valid do not matter.
         valid (ndarray): Which pixels are not ignored, bool.
         width (float): Greatest distance in pixels, at least 1.
 
@@ -258,7 +258,8 @@ def boundary_counts(
     prediction, truth, valid = check_label_maps(
         prediction, truth, num_classes, ignore_index
     )
-    width = boundary_width(*truth.shape, ratio)
+    height, width = truth.shape
+    d = boundary_width(height, width, ratio)
     disks = [_disk(tolerance) for tolerance in tolerances]
     biou = np.zeros((2, num_classes), np.int64)
     trimap = np.zeros((len(trimap_widths), 2, num_classes), np.int64)
@@ -267,7 +268,7 @@ def boundary_counts(
     for c, predicted, true, window in class_masks(
         prediction, truth, num_classes
     ):
-        p, t = boundary_region(predicted, width), boundary_region(true, width)
+        p, t = boundary_region(predicted, d), boundary_region(true, d)
         biou[:, c] = _count(p & t), _count(p | t)
         if disks:
             p = contour_pixels(predicted, valid[window])
@@ -395,8 +396,8 @@ def _disk(radius: float) -> ndarray:
     """Displacements of a length of at most ``radius``, as an OpenCV kernel."""
     if not (math.isfinite(radius) and radius >= 1):
         raise ValueError(
-            'trimap_widths and tolerances must be finite and at least 1 '
-            f'pixel, but got {radius}; pass e.g. (1, 3, 5)'
+            'Expected trimap_widths and tolerances to be finite and at least '
+            f'1 pixel, but got {radius}; pass e.g. (1, 3, 5)'
         )
     reach = math.floor(radius)
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]

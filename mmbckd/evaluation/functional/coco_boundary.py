@@ -33,13 +33,14 @@ def boundary_rle(rle: dict, ratio: float = 0.02) -> dict:
         >>> mask_utils.area(boundary_rle(square)).item()  # the frame
         32
     """
-    width = boundary_width(*rle['size'], ratio)
+    height, width = rle['size']
+    d = boundary_width(height, width, ratio)
     x, y, w, h = mask_utils.toBbox(rle).astype(int)
-    if min(h, w) <= 2 * width:
-        return rle  # no pixel of it is farther than the width from outside
+    if min(h, w) <= 2 * d:
+        return rle  # no pixel of it is farther than d from outside
     mask = mask_utils.decode(rle)
     window = slice(y, y + h), slice(x, x + w)
-    mask[window] = boundary_region(mask[window], width)
+    mask[window] = boundary_region(mask[window], d)
     return mask_utils.encode(mask)
 
 
@@ -103,8 +104,8 @@ class BoundaryCOCOeval(COCOeval):
     keeps.
 
     Args:
-        cocoGt (COCO, optional): The truth, with masks as polygons or RLE.
-        cocoDt (COCO, optional): The detections, ``cocoGt.loadRes(...)`` of
+        cocoGt (COCO | None): The truth, with masks as polygons or RLE.
+        cocoDt (COCO | None): The detections, ``cocoGt.loadRes(...)`` of
             masks without boxes: COCO takes the size of a detection that has a
             box from the box.
         ratio (float): Width of the boundary region as a share of the image's

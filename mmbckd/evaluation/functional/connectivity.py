@@ -261,7 +261,7 @@ def _compare_regions(
 def _check_min_area(min_area: int) -> None:
     if min_area < 0:
         raise ValueError(
-            'min_area must be a number of pixels, 0 or more, but '
+            'Expected min_area to be a number of pixels, 0 or more, but '
             f'got {min_area}; pass 0 to keep everything'
         )
 

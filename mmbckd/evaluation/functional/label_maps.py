@@ -14,13 +14,13 @@ class ClassMasks(NamedTuple):
     """The masks of one class, cut out where it occurs.
 
     Attributes:
-        index (int): The class.
+        label (int): The class.
         prediction (ndarray): Its predicted mask, uint8 of 0 and 1, (h, w).
         truth (ndarray): Its true mask, uint8 of 0 and 1, (h, w).
         window (tuple[slice, slice]): Where in the image the masks lie.
     """
 
-    index: int
+    label: int
     prediction: ndarray
     truth: ndarray
     window: tuple[slice, slice]
@@ -33,7 +33,7 @@ def check_label_maps(
 
     Args:
         prediction (ndarray): Predicted class of every pixel, integers. What
-            it says where ``truth`` is ignored is of no account.
+            it says where ``truth`` is ignored does not matter.
         truth (ndarray): True class of every pixel, or ``ignore_index``.
         num_classes (int): Number of classes C, at most 65535.
         ignore_index (int): The label that ``truth`` gives ignored pixels.
@@ -52,7 +52,7 @@ def check_label_maps(
     """
     if not 1 <= num_classes <= np.iinfo(np.uint16).max:
         raise ValueError(
-            f'num_classes must be from 1 to 65535, but got {num_classes}'
+            f'Expected num_classes from 1 to 65535, but got {num_classes}'
         )
     for name, labels in (('prediction', prediction), ('truth', truth)):
         if not (
@@ -61,17 +61,17 @@ def check_label_maps(
         ):
             got = getattr(labels, 'dtype', type(labels).__name__)
             raise TypeError(
-                f'{name} must be a NumPy array of integers, but '
+                f'Expected {name} to be a NumPy array of integers, but '
                 f'got {got}; pass one class index per pixel'
             )
         if labels.ndim != 2 or labels.size == 0:
             raise ValueError(
-                f'{name} must have shape (H, W), neither of them '
+                f'Expected {name} of shape (H, W), neither of them '
                 f'0, but got {labels.shape}; pass one image'
             )
     if prediction.shape != truth.shape:
         raise ValueError(
-            'prediction and truth must have one size, but got '
+            'Expected prediction and truth of one size, but got '
             f'{prediction.shape} and {truth.shape}; resize the prediction to '
             'the truth (mmseg does where `ori_shape` is that of the truth)'
         )
@@ -84,9 +84,10 @@ def check_label_maps(
         high = labels.max(where=valid, initial=0)
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f'{name} must hold classes from 0 to {num_classes - 1}, but '
-                f'holds {low if low < 0 else high}; check the number of '
-                f'classes, reduce_zero_label and ignore_index={ignore_index}'
+                f'Expected {name} to hold classes from 0 to '
+                f'{num_classes - 1}, but got {low if low < 0 else high}; '
+                'check the number of classes, reduce_zero_label and '
+                f'ignore_index={ignore_index}'
             )
         small = labels.astype(dtype)
         small[~valid] = np.iinfo(dtype).max
@@ -100,7 +101,7 @@ def class_masks(
     """The masks of each class that either map holds.
 
     They are cut out one pixel around the class, so that nothing is computed
-    where a class is not, and yet every pixel of it has its neighbours.
+    where a class is not, and yet every pixel of it has its neighbors.
 
     Args:
         prediction (ndarray): Predicted labels of :func:`check_label_maps`.
@@ -113,13 +114,13 @@ def class_masks(
     Shape:
         - prediction, truth: (H, W)
     """
-    for index in range(num_classes):
-        predicted = (prediction == index).view(np.uint8)
-        true = (truth == index).view(np.uint8)
+    for label in range(num_classes):
+        predicted = (prediction == label).view(np.uint8)
+        true = (truth == label).view(np.uint8)
         x, y, w, h = cv2.boundingRect(predicted | true)
         if w:
             window = (
                 slice(max(y - 1, 0), y + h + 1),
                 slice(max(x - 1, 0), x + w + 1),
             )
-            yield ClassMasks(index, predicted[window], true[window], window)
+            yield ClassMasks(label, predicted[window], true[window], window)

@@ -60,7 +60,7 @@ class BoundaryIoUMetric(PerClassMetric):
         ):
             if len(set(values)) < len(values):
                 raise ValueError(
-                    f'{name} must differ from one another, but '
+                    f'Expected {name} that differ from one another, but '
                     f'got {tuple(values)}; name each once'
                 )
         self.options = dict(

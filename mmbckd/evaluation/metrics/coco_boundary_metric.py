@@ -36,7 +36,7 @@ class CocoBoundaryMetric(CocoMetric):
     ``ann_file`` these are the boxes', as for ``CocoMetric``.
 
     Args:
-        ann_file (str, optional): See ``CocoMetric``. Defaults to None.
+        ann_file (str | None): See ``CocoMetric``. Defaults to None.
         metric (str | Sequence[str]): What to report besides, as in
             ``CocoMetric``: 'bbox', 'segm', 'proposal', 'proposal_fast'.
             Defaults to (), nothing.
@@ -74,7 +74,7 @@ class CocoBoundaryMetric(CocoMetric):
         unknown = set(self.metric_items or ()).difference(AP_NAMES, AR_NAMES)
         if unknown:
             raise ValueError(
-                f'metric_items must be some of {AP_NAMES + AR_NAMES}, but got '
+                f'Expected metric_items among {AP_NAMES + AR_NAMES}, but got '
                 f'{sorted(unknown)}'
             )
 

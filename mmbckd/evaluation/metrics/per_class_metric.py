@@ -20,7 +20,7 @@ class PerClassMetric(BaseMetric):
             Defaults to 255.
         collect_device (str): ``'cpu'`` or ``'gpu'``, where the ranks exchange
             results. Defaults to ``'cpu'``.
-        prefix (str, optional): Prefix of the returned keys. Defaults to None.
+        prefix (str | None): Prefix of the returned keys. Defaults to None.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ def _label_map(data_sample: dict, name: str) -> np.ndarray:
         if key in maps:
             return maps[key].reshape(maps[key].shape[-2:]).cpu().numpy()
     raise ValueError(
-        f'{name} must hold its map as `data` (mmseg) or `sem_seg` (mmdet), '
-        f'but holds {sorted(maps)}; check that the model predicts semantic '
-        'segmentation and that the pipeline loads its truth'
+        f'Expected {name} to hold its map as `data` (mmseg) or `sem_seg` '
+        f'(mmdet), but got {sorted(maps)}; check that the model predicts '
+        'semantic segmentation and that the pipeline loads its truth'
     )

@@ -1,6 +1,5 @@
 import logging
 import os.path as osp
-from collections import OrderedDict
 
 import torch
 from mmengine.logging import print_log
@@ -12,6 +11,7 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.utils._pytree import tree_map_only
 
 from ..task_modules.recorders import recorded_modules
@@ -43,16 +43,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``'mmseg::pspnet/…'``), or the built model.
         teacher (dict | str | BaseModel): The teacher, in the same forms.
         distiller (dict): Config of the distiller.
-        teacher_ckpt (str, optional): The teacher's checkpoint. Defaults to
+        teacher_ckpt (str | None): The teacher's checkpoint. Defaults to
             None: the teacher has been built with its weights.
-        teacher_forward (str, optional): What the teacher runs:
+        teacher_forward (str | None): What the teacher runs:
             ``'extract_feat'`` (its backbone and neck), or a mode in which it
             is called, ``'tensor'`` or ``'loss'``. Defaults to None:
             ``'loss'`` if the distiller delivers data between the models,
             since what is delivered is mostly part of the losses, else
             ``'extract_feat'`` if the distiller records modules of backbone
             and neck only, else ``'tensor'``.
-        data_preprocessor (dict, optional): For a student whose config has
+        data_preprocessor (dict | None): For a student whose config has
             none. Defaults to None. mmengine passes the config's top level
             here; as for a student alone, the student's own comes first.
         kwargs: See ``SingleTeacherDistill``.
@@ -77,13 +77,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     ) -> None:
         if teacher_trainable:
             raise ValueError(
-                'FrozenTeacherDistill does not train its teacher, but got '
-                'teacher_trainable=True. Use SingleTeacherDistill for that.'
+                'Expected FrozenTeacherDistill with a frozen teacher, but got '
+                'teacher_trainable=True. Use SingleTeacherDistill to train it.'
             )
         if teacher_forward not in (None, 'extract_feat', 'tensor', 'loss'):
             raise ValueError(
-                "`teacher_forward` must be 'extract_feat', 'tensor', 'loss' "
-                f'or None, but got {teacher_forward!r}.'
+                "Expected `teacher_forward` to be 'extract_feat', 'tensor', "
+                f"'loss' or None, but got {teacher_forward!r}."
             )
         architecture = build_model(architecture, data_preprocessor)
         teacher = build_model(teacher)
@@ -201,36 +201,34 @@ def _check_classes(student: nn.Module, teacher: nn.Module) -> None:
         and student_classes != teacher_classes
     ):
         raise ValueError(
-            'Student and teacher must predict the same classes, but the '
-            f'student has num_classes={student_classes} and the teacher '
-            f'num_classes={teacher_classes}. Set `num_classes` of their '
-            'heads to that of the data set, and use a teacher trained on it.'
+            'Expected student and teacher to predict the same classes, but '
+            f'got num_classes={student_classes} of the student and '
+            f'num_classes={teacher_classes} of the teacher. Set '
+            '`num_classes` of their heads to that of the data set, and use a '
+            'teacher trained on it.'
         )
 
 
-def _load_teacher(teacher: nn.Module, path: str) -> None:
+def _load_teacher(teacher: BaseModel, path: str) -> None:
     """Load a teacher's checkpoint, all of it."""
     if '://' not in path and not osp.isfile(path):
         raise FileNotFoundError(
-            f'`teacher_ckpt` must be the checkpoint of a trained teacher, but '
-            f'{path} does not exist (looked up from {osp.abspath(".")}). '
+            'Expected `teacher_ckpt` to be the checkpoint of a trained '
+            f'teacher, but {path} does not exist (looked up from '
+            f'{osp.abspath(".")}). '
             'Train the teacher first, or correct the path.'
         )
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     state_dict = checkpoint.get('state_dict', checkpoint)
     if any(k.startswith('architecture.') for k in state_dict):
         raise ValueError(
-            f'`teacher_ckpt` must hold a plain model, but {path} holds a '
-            'whole distillation. Use the *_student.pth beside it, or make '
+            f'Expected `teacher_ckpt` to hold a plain model, but {path} holds '
+            'a whole distillation. Use the *_student.pth beside it, or make '
             'one: mim run mmbckd convert_kd_ckpt_to_student CHECKPOINT.'
         )
-    plain = OrderedDict(
-        (k[len('module.') :] if k.startswith('module.') else k, v)
-        for k, v in state_dict.items()
-    )
-    plain._metadata = getattr(state_dict, '_metadata', OrderedDict())
+    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
     try:
-        missing, unexpected = teacher.load_state_dict(plain, strict=False)
+        missing, unexpected = teacher.load_state_dict(state_dict, strict=False)
     except RuntimeError as e:
         raise ValueError(
             f'`teacher_ckpt` {path} is not of the teacher '
@@ -243,7 +241,7 @@ def _load_teacher(teacher: nn.Module, path: str) -> None:
             f'({type(teacher).__name__}): {len(missing)} of its '
             f'{len(teacher.state_dict())} weights are missing, such as '
             f'{missing[:3]}; the checkpoint has names such as '
-            f'{list(plain)[:3]}. Use the config that it was trained with.'
+            f'{list(state_dict)[:3]}. Use the config that it was trained with.'
         )
     if unexpected:
         print_log(
@@ -258,8 +256,8 @@ def _load_teacher(teacher: nn.Module, path: str) -> None:
     if broken:
         raise ValueError(
             f'`teacher_ckpt` {path} has NaN or infinity in {len(broken)} '
-            f'weights, such as {broken[:3]}: its training diverged, and the '
-            'student would follow. Use an earlier checkpoint of the teacher.'
+            f'weights, such as {broken[:3]}: its training diverged. Use an '
+            'earlier checkpoint of the teacher.'
         )
-    # mmengine is not to initialise what was loaded.
+    # mmengine is not to initialize what was loaded.
     teacher._is_init = True

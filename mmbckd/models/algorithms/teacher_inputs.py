@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 from mmengine.logging import print_log
@@ -29,7 +28,7 @@ class Normalization:
     padding: float
 
     @classmethod
-    def of(cls, preprocessor: nn.Module) -> Optional['Normalization']:
+    def of(cls, preprocessor: nn.Module) -> 'Normalization | None':
         """That of mmseg's, mmdet's or mmengine's data preprocessor; None if
         it is of another type."""
         if isinstance(preprocessor, SegDataPreProcessor):
@@ -82,10 +81,10 @@ class TeacherInputs:
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
-        self.student = Normalization.of(student)
-        self.teacher = Normalization.of(teacher)
-        self.converts = False
-        if None in (self.student, self.teacher):
+        before, after = Normalization.of(student), Normalization.of(teacher)
+        # Normalizations of the student and of the teacher, if they differ.
+        self.conversion: tuple[Normalization, Normalization] | None = None
+        if before is None or after is None:
             print_log(
                 'The teacher gets the batch as the student does: the data '
                 f'preprocessors of student ({type(student).__name__}) and '
@@ -96,12 +95,11 @@ class TeacherInputs:
                 logger='current',
                 level=logging.WARNING,
             )
-        elif self.student != self.teacher:
-            self.converts = True
+        elif before != after:
+            self.conversion = before, after
             print_log(
                 'The teacher gets the batch in its own normalization '
-                f'({self.teacher}), converted from that of the student '
-                f'({self.student}).',
+                f'({after}), converted from that of the student ({before}).',
                 logger='current',
             )
 
@@ -111,9 +109,9 @@ class TeacherInputs:
         data_samples: list[BaseDataElement] | None = None,
     ) -> Tensor:
         """Convert a batch."""
-        if not self.converts:
+        if self.conversion is None:
             return images
-        student, teacher = self.student, self.teacher
+        student, teacher = self.conversion
         channels = images.shape[-3]
         mean, std, new_mean, new_std = (
             torch.tensor(values, dtype=torch.float64).expand(channels)

@@ -18,14 +18,14 @@ class HierarchicalBoundaryConnector(BaseConnector):
     It is trained with the student and dropped afterwards.
 
     Args:
-        in_channels (int | Sequence[int], optional): Channels of each feature
+        in_channels (int | Sequence[int] | None): Channels of each feature
             map. Defaults to None: to be told by
             :meth:`set_in_channels` before the optimizer is built, as
             :class:`BCKDDistiller` does.
         channels (int): Channels d that each map is embedded in, a multiple
             of ``num_groups``. Defaults to 32.
-        num_groups (int): Groups of the group normalisation. Defaults to 4.
-        init_cfg (dict | list[dict], optional): Initialization config of
+        num_groups (int): Groups of the group normalization. Defaults to 4.
+        init_cfg (dict | list[dict] | None): Initialization config of
             mmengine, applied as soon as the layers are built.
 
     Shape:
@@ -47,7 +47,7 @@ class HierarchicalBoundaryConnector(BaseConnector):
         super().__init__(init_cfg)
         if channels % num_groups:
             raise ValueError(
-                '`channels` of HierarchicalBoundaryConnector must be a '
+                'Expected `channels` of HierarchicalBoundaryConnector to be a '
                 f'multiple of `num_groups`={num_groups}, but got {channels}.'
             )
         self.channels = channels
@@ -101,7 +101,7 @@ class HierarchicalBoundaryConnector(BaseConnector):
         # The last convolution and the upsampling are linear and commute, so
         # that one channel is upsampled instead of all.
         weights = self.predict.weight.split(self.channels, dim=1)
-        z = self.predict.bias.view(1, 1, 1, 1)
+        z = self.predict.get_parameter('bias').view(1, 1, 1, 1)
         for embed, f, weight in zip(self.embeds, features, weights):
             z = z + F.interpolate(
                 F.conv2d(embed(f), weight),

@@ -10,7 +10,7 @@ from ...functional import boundary_affinity_loss
 @MODELS.register_module()
 class BoundaryAffinityLoss(nn.Module):
     """Boundary distillation: the student's boundary map has to explain which
-    neighbouring pixels the teacher holds to be alike.
+    neighboring pixels the teacher holds to be alike.
 
     The formula is :func:`mmbckd.functional.boundary_affinity_loss`. In
     distributed training its pairs are those of all processes, so that the

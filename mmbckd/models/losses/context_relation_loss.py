@@ -21,7 +21,7 @@ class ContextRelationLoss(nn.Module):
             out. Defaults to False.
         center (bool): Whether to subtract the features' mean over each image
             first. Defaults to False.
-        block_size (int, optional): Rows and columns of the tiles that the
+        block_size (int | None): Rows and columns of the tiles that the
             relations are computed in. Defaults to None: chosen by device.
         loss_weight (float): λ_cd. Defaults to 1.
 
@@ -76,4 +76,5 @@ class ContextRelationLoss(nn.Module):
             )
             for s, t in zip(preds_S, preds_T)
         ]
-        return self.loss_weight * sum(losses) / len(losses)
+        first, *others = losses
+        return self.loss_weight * sum(others, start=first) / len(losses)

@@ -12,7 +12,7 @@ class WeightedCrossEntropyLoss(nn.Module):
 
     In place of mmseg's ``CrossEntropyLoss(class_weight=…)``, which looks the
     weight of an ignored pixel up by its label, 255, and fails. The loss is
-    the weighted mean over the pixels that are labelled, as that of
+    the weighted mean over the pixels that are labeled, as that of
     ``torch.nn.CrossEntropyLoss(weight, ignore_index)``; without any such pixel
     it is 0. ``tools/class_weights.py`` computes weights for a data set.
 
@@ -30,6 +30,8 @@ class WeightedCrossEntropyLoss(nn.Module):
     Raises:
         ValueError: If a weight is negative, not finite or all are 0.
     """
+
+    class_weight: Tensor
 
     def __init__(
         self,
@@ -69,8 +71,8 @@ class WeightedCrossEntropyLoss(nn.Module):
                 f'Expected one `class_weight` for each of the {pred.shape[1]} '
                 f'classes predicted, but got {len(self.class_weight)}.'
             )
-        labelled = label != ignore_index
-        weights = self.class_weight[label.where(labelled, 0)] * labelled
+        labeled = label != ignore_index
+        weights = self.class_weight[label.where(labeled, 0)] * labeled
         if weight is not None:
             weights = weights * weight
         losses = F.cross_entropy(

@@ -30,7 +30,7 @@ class ModuleListOutputsRecorder(BaseRecorder):
         super().__init__(source)
         self._recorders = [ModuleOutputsRecorder(name) for name in source]
 
-    def prepare_from_model(self, model: nn.Module | None = None) -> None:
+    def prepare_from_model(self, model: nn.Module) -> None:
         """Hook every module."""
         for recorder in self._recorders:
             recorder.initialize(model)
@@ -41,7 +41,7 @@ class ModuleListOutputsRecorder(BaseRecorder):
             recorder.__enter__()
 
     def __exit__(self, exc_type, exc_value, traceback) -> None:
-        # One entry a forward, itself a list with an entry a module.
+        # One record per forward: a list with one output per module.
         buffers = [r.data_buffer for r in self._recorders]
         self._data_buffer = [list(records) for records in zip(*buffers)]
         for recorder in self._recorders:
@@ -51,8 +51,7 @@ class ModuleListOutputsRecorder(BaseRecorder):
 
 @TASK_UTILS.register_module()
 class GroundTruthRecorder(BaseRecorder):
-    """Record a map of the truth, for the ``label`` source of the boundary
-    term.
+    """Record a map of the truth, for boundaries by ``source='label'``.
 
     Args:
         source (str): The field of the data samples: one that holds a map as
@@ -77,7 +76,7 @@ class GroundTruthRecorder(BaseRecorder):
         self.ignore_index = ignore_index
         self._recording = False
 
-    def prepare_from_model(self, model: BaseModel | None = None) -> None:
+    def prepare_from_model(self, model: BaseModel) -> None:
         """Hook the model's own call, which gets the data samples."""
         model.register_forward_pre_hook(self._hook, with_kwargs=True)
 
@@ -127,19 +126,20 @@ class GroundTruthRecorder(BaseRecorder):
         labels = labels.squeeze(0).long()
         if labels.shape == tuple(sample.get('img_shape', ())[:2]):
             # mmdet pads the images, and their maps with `pad_seg` only.
-            height, width = (
-                max(a - b, 0) for a, b in zip(inputs.shape[-2:], labels.shape)
+            below, right = (
+                max(padded - own, 0)
+                for padded, own in zip(inputs.shape[-2:], labels.shape)
             )
             labels = F.pad(
-                labels, (0, width, 0, height), value=self.ignore_index
+                labels, (0, right, 0, below), value=self.ignore_index
             )
         return labels
 
     @staticmethod
     def _missing(truth: str) -> ValueError:
         return ValueError(
-            f'{truth} is needed for label affinities, but the batch has none. '
-            'Load it in the training pipeline (LoadAnnotations), or choose '
+            f'Expected {truth} in the batch, for label affinities, but got '
+            'none. Load it in the training pipeline (LoadAnnotations), or set '
             "another `source` of the boundary term ('semantic', 'feature')."
         )
 
@@ -172,9 +172,9 @@ def instance_id_map(
 ) -> np.ndarray:
     """Draw the instances of an image into one map of ids.
 
-    Where masks overlap the smaller one is seen: the larger would hide the
-    smaller altogether, and not the other way round. Of two of the same area
-    it is the first. Crowds and other ignored instances lie below all of them.
+    Where masks overlap the smaller one is on top, since the larger could hide
+    all of it, and of two of the same area the first. Crowds and other ignored
+    instances lie below all others.
 
     Args:
         sample (BaseDataElement): A data sample of mmdet with ``gt_instances``
@@ -185,7 +185,7 @@ def instance_id_map(
             has. Defaults to 255.
 
     Returns:
-        np.ndarray: 0 for the background, then an id an instance.
+        np.ndarray: 0 for the background, and one id per instance.
 
     Shape:
         - returns: ``shape``, int32
@@ -194,22 +194,30 @@ def instance_id_map(
     height, width = sample.img_shape[:2]
     ids[:height, :width] = 0
     ignored = sample.get('ignored_instances', {})
-    masks = ignored.get('masks', ())
-    for i, area in enumerate(masks.areas if len(masks) else ()):
-        if area:
-            _draw(ids, masks[i], ignore_index)
+    ignored_masks = ignored.get('masks', ())
+    for i, area in enumerate(_areas(ignored_masks)):
+        if area > 0:
+            _draw(ids, ignored_masks[i], ignore_index)
         else:
             # The mask of a crowd is no polygon: poly2mask=False drops it.
             x1, y1, x2, y2 = ignored.bboxes[i].tolist()
-            ids[max(int(y1), 0) : ceil(y2), max(int(x1), 0) : ceil(x2)] = (
-                ignore_index
-            )
+            top, left = max(int(y1), 0), max(int(x1), 0)
+            ids[top : ceil(y2), left : ceil(x2)] = ignore_index
     masks = sample.gt_instances.masks
-    free = (i for i in count(1) if i != ignore_index)
-    order = np.argsort(masks.areas, kind='stable')[::-1] if len(masks) else ()
-    for i, instance_id in zip(order, free):
-        _draw(ids, masks[int(i)], instance_id)
+    free_ids = (i for i in count(1) if i != ignore_index)
+    areas = _areas(masks)
+    # What is drawn later is on top.
+    order = sorted(
+        range(len(areas)), key=lambda i: (areas[i], i), reverse=True
+    )
+    for i, instance_id in zip(order, free_ids):
+        _draw(ids, masks[i], instance_id)
     return ids
+
+
+def _areas(masks: Sequence) -> Sequence:
+    """Areas of mmdet's masks, which cannot tell those of none."""
+    return masks.areas if len(masks) else ()
 
 
 def _draw(ids: np.ndarray, mask: BaseInstanceMasks, value: int) -> None:
