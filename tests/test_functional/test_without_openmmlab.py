@@ -1,4 +1,4 @@
-"""``mmbckd.functional`` where OpenMMLab is missing, broken or too old."""
+"""The mathematics where OpenMMLab is missing, broken or too old."""
 
 import os
 import subprocess
@@ -79,6 +79,19 @@ def test_losses_work(environment, statement):
     assert done.stderr == ''
 
 
+@pytest.mark.parametrize('environment', ['broken', 'missing', 'old_version'])
+def test_metrics_work(environment):
+    done = python(
+        ENVIRONMENTS[environment] + 'import numpy as np\n'
+        'from mmbckd.evaluation.functional import boundary_counts\n'
+        'square = np.eye(4, dtype=int)\n'
+        'counts = boundary_counts(square, square, 2)\n'
+        'assert (counts.biou[0] == counts.biou[1]).all()'
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+
+
 @pytest.mark.parametrize(
     'environment, message',
     [
@@ -93,9 +106,12 @@ def test_losses_work(environment, statement):
     [
         'import mmbckd',
         'import mmbckd.models',
+        'import mmbckd.evaluation',
         'from mmbckd import engine',
         'import importlib; importlib.import_module("mmbckd")',
         'import mmbckd.functional; mmbckd.models',
+        'import mmbckd.functional; '
+        'from mmbckd.evaluation import BoundaryIoUMetric',
         'from mmbckd.functional import relation_kl; from mmbckd import models',
     ],
 )

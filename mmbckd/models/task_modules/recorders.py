@@ -194,7 +194,7 @@ def instance_id_map(
     height, width = sample.img_shape[:2]
     ids[:height, :width] = 0
     ignored = sample.get('ignored_instances', {})
-    ignored_masks = ignored.get('masks', ())
+    ignored_masks = ignored.get('masks')
     for i, area in enumerate(_areas(ignored_masks)):
         if area > 0:
             _draw(ids, ignored_masks[i], ignore_index)
@@ -215,9 +215,9 @@ def instance_id_map(
     return ids
 
 
-def _areas(masks: Sequence) -> Sequence:
-    """Areas of mmdet's masks, which cannot tell those of none."""
-    return masks.areas if len(masks) else ()
+def _areas(masks: BaseInstanceMasks | None) -> Sequence:
+    """Areas of masks, of which mmdet cannot tell those of none."""
+    return masks.areas if masks else ()
 
 
 def _draw(ids: np.ndarray, mask: BaseInstanceMasks, value: int) -> None:
