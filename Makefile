@@ -13,7 +13,7 @@ quickstart: setup
 	.venv/bin/python tools/quickstart.py
 
 test: setup
-	.venv/bin/python -m pytest tests
+	.venv/bin/python -m pytest
 
 tables: setup
 	.venv/bin/python tools/make_tables.py

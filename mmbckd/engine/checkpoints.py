@@ -85,8 +85,8 @@ def load_from_http(filename: str, map_location: Any = None, **kwargs) -> dict:
     if folder:
         if not osp.isdir(folder):
             raise FileNotFoundError(
-                f'{FOLDER} must name a folder of checkpoints, but {folder} '
-                'is none. Correct or unset the environment variable.'
+                f'Expected {FOLDER} to name a folder of checkpoints, but '
+                f'{folder} is none. Correct or unset the environment variable.'
             )
         path = osp.join(folder, name)
         if osp.isfile(path):

@@ -82,7 +82,7 @@ class Relations:
             :func:`mmbckd.functional.relation_rows`.
         teacher (ndarray): The same of the teacher.
         points (Sequence[tuple[float, float]]): Where the pixels are, (y, x)
-            as shares of the image's height and width.
+            as fractions of the image's height and width.
     """
 
     student: ndarray
@@ -164,7 +164,7 @@ class _Panel:
     picture: ndarray | None = None
     heat: ndarray | None = None
     heat_max: float = 1.0
-    # Number beside each: (y, x) as shares of the image's height and width.
+    # Number beside each: (y, x) as fractions of the image's height and width.
     marks: dict[int, tuple[float, float]] = field(default_factory=dict)
 
 

@@ -230,8 +230,8 @@ def boundary_counts(
         prediction (ndarray): Predicted class of every pixel, integers.
         truth (ndarray): True class of every pixel, or ``ignore_index``.
         num_classes (int): Number of classes C.
-        ratio (float): Width of the boundary region as a share of the image's
-            diagonal. Defaults to 0.02.
+        ratio (float): Width of the boundary region as a fraction of the
+            image's diagonal. Defaults to 0.02.
         trimap_widths (Sequence[float]): Widths of the bands in pixels, at
             least 1 each. Defaults to (1, 3, 5).
         tolerances (Sequence[float]): Distances :math:`\theta` in pixels, at

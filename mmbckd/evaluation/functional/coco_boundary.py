@@ -18,8 +18,8 @@ def boundary_rle(rle: dict, ratio: float = 0.02) -> dict:
 
     Args:
         rle (dict): Mask as pycocotools' compressed RLE, of the whole image.
-        ratio (float): Width of the boundary region as a share of the image's
-            diagonal. Defaults to 0.02.
+        ratio (float): Width of the boundary region as a fraction of the
+            image's diagonal. Defaults to 0.02.
 
     Returns:
         dict: Its :func:`~mmbckd.evaluation.functional.boundary_region`, as
@@ -66,8 +66,8 @@ def mask_boundary_iou(
         truths (Sequence[dict]): G true masks as compressed RLE, of the same
             image.
         iscrowd (Sequence[int]): Which of the truths are crowds, 0 or 1 each.
-        ratio (float): Width of the boundary region as a share of the image's
-            diagonal. Defaults to 0.02.
+        ratio (float): Width of the boundary region as a fraction of the
+            image's diagonal. Defaults to 0.02.
 
     Returns:
         ndarray: Float64 from 0 to 1, (D, G).
@@ -108,8 +108,8 @@ class BoundaryCOCOeval(COCOeval):
         cocoDt (COCO | None): The detections, ``cocoGt.loadRes(...)`` of
             masks without boxes: COCO takes the size of a detection that has a
             box from the box.
-        ratio (float): Width of the boundary region as a share of the image's
-            diagonal. Defaults to 0.02.
+        ratio (float): Width of the boundary region as a fraction of the
+            image's diagonal. Defaults to 0.02.
     """
 
     def __init__(

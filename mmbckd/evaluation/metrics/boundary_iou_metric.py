@@ -27,8 +27,8 @@ class BoundaryIoUMetric(PerClassMetric):
       pixels, and ``bF1``, the mean over the tolerances.
 
     Args:
-        ratio (float): Width of the boundary region as a share of the image's
-            diagonal. Defaults to 0.02.
+        ratio (float): Width of the boundary region as a fraction of the
+            image's diagonal. Defaults to 0.02.
         trimap_widths (Sequence[float]): Widths w, at least 1; empty for none.
             Defaults to (1, 3, 5).
         tolerances (Sequence[float]): Tolerances t, at least 1; empty for

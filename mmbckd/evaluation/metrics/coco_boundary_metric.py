@@ -40,8 +40,8 @@ class CocoBoundaryMetric(CocoMetric):
         metric (str | Sequence[str]): What to report besides, as in
             ``CocoMetric``: 'bbox', 'segm', 'proposal', 'proposal_fast'.
             Defaults to (), nothing.
-        ratio (float): Width of the boundary region as a share of the image's
-            diagonal. Defaults to 0.02.
+        ratio (float): Width of the boundary region as a fraction of the
+            image's diagonal. Defaults to 0.02.
         **kwargs: The other arguments of ``CocoMetric``. ``use_mp_eval`` is
             for ``metric`` alone.
 

@@ -51,7 +51,7 @@ class ModuleListOutputsRecorder(BaseRecorder):
 
 @TASK_UTILS.register_module()
 class GroundTruthRecorder(BaseRecorder):
-    """Record a map of the truth, for boundaries by ``source='label'``.
+    """Record a map of the truth, for ``source='label'`` of the boundary term.
 
     Args:
         source (str): The field of the data samples: one that holds a map as
