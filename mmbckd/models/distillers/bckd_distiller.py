@@ -129,11 +129,9 @@ class BCKDDistiller(ConfigurableDistiller):
         super().prepare_from_student(model)
         for mapping in self.loss_forward_mappings.values():
             for record in mapping.values():
-                connector = (
-                    self.connectors[record['connector']]
-                    if record.get('connector')
-                    else None
-                )
+                if not record.get('connector'):
+                    continue
+                connector = self.connectors[record['connector']]
                 if (
                     isinstance(connector, HierarchicalBoundaryConnector)
                     and connector.in_channels is None
@@ -260,15 +258,15 @@ def _check_keys(term: str, cfg: dict, options: list[str]) -> None:
     for side in ('student', 'teacher'):
         if side not in cfg:
             raise ValueError(
-                f'`{term}` of BCKDDistiller needs `{side}`, the name of a '
-                f'module of the {side}, but got only {sorted(cfg)}.'
+                f'Expected `{side}` in `{term}` of BCKDDistiller, the name of '
+                f'a module of the {side}, but got only {sorted(cfg)}.'
             )
     known = ['student', 'teacher', *options]
     unknown = sorted(set(cfg) - set(known))
     if unknown:
         raise ValueError(
-            f'`{term}` of BCKDDistiller does not know {unknown}. '
-            f'It knows: {", ".join(known)}.'
+            f'Expected `{term}` of BCKDDistiller with keys among '
+            f'{", ".join(known)}, but got {unknown}.'
         )
 
 
