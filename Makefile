@@ -1,5 +1,6 @@
 # make quickstart   set up, then distil a small student and compare
 # make test         set up, then run the whole test suite
+# make lint         set up, then check style and types
 # make tables       set up, then fill the tables of the docs from results/
 # make setup        .venv with everything in it (done once)
 #
@@ -7,13 +8,18 @@
 
 DONE := .venv/setup.done
 
-.PHONY: quickstart test tables setup
+.PHONY: quickstart test lint tables setup
 
 quickstart: setup
 	.venv/bin/python tools/quickstart.py
 
 test: setup
 	.venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 tables: setup
 	.venv/bin/python tools/make_tables.py
