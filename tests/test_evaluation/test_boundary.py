@@ -308,8 +308,8 @@ def test_more_classes_than_a_byte_holds():
             ValueError,
             r'\(H, W',
         ),
-        (np.zeros((2, 3), int), np.full((2, 3), 4), ValueError, 'holds 4'),
-        (np.full((2, 3), -1), np.zeros((2, 3), int), ValueError, 'holds -1'),
+        (np.zeros((2, 3), int), np.full((2, 3), 4), ValueError, 'but got 4'),
+        (np.full((2, 3), -1), np.zeros((2, 3), int), ValueError, 'but got -1'),
     ],
 )
 def test_wrong_maps_are_named(prediction, truth, error, message):
@@ -427,17 +427,17 @@ def test_data_samples_of_mmdet_score_the_same():
 
 
 @pytest.mark.parametrize(
-    'truth, holds',
+    'truth, got',
     [
         (dict(), r'\[\]'),
         (dict(gt_sem_seg=dict(mask=np.zeros((2, 2)))), r"\['mask'\]"),
     ],
 )
-def test_data_sample_without_a_label_map_is_an_error(truth, holds):
+def test_data_sample_without_a_label_map_is_an_error(truth, got):
     metric = BoundaryIoUMetric()
     metric.dataset_meta = dict(classes=CLASSES)
     maps = dict(data=torch.zeros(1, 2, 2, dtype=torch.long))
-    with pytest.raises(ValueError, match='gt_sem_seg must .* holds ' + holds):
+    with pytest.raises(ValueError, match='gt_sem_seg to hold.* got ' + got):
         metric.process({}, [dict(pred_sem_seg=maps, **truth)])
 
 

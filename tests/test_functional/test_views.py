@@ -149,5 +149,5 @@ def test_rows_take_no_gradient():
     'points', [[(0.5, 1.0)], [(-0.1, 0.5)], [(0.5,)], (0.5, 0.5)]
 )
 def test_wrong_points_are_named(points):
-    with pytest.raises(ValueError, match='points must be shares'):
+    with pytest.raises(ValueError, match='points to be fractions'):
         relation_rows(random(1, 3, 4, 6), random(1, 3, 4, 6), points)

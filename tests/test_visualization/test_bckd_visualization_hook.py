@@ -811,9 +811,9 @@ def test_wrong_options_are_named_when_the_hook_is_built(options, message):
 @pytest.mark.parametrize(
     'options, runner, message',
     [
-        (dict(num_images=5), runner_of(4), 'num_images=5.*has 4 images'),
-        (dict(indices=[1, 4]), runner_of(4), 'from 0 to 3.*hold 4'),
-        (dict(indices=[-1]), runner_of(4), 'from 0 to 3.*hold -1'),
+        (dict(num_images=5), runner_of(4), 'num_images=5.*got 4'),
+        (dict(indices=[1, 4]), runner_of(4), 'from 0 to 3.*got 4'),
+        (dict(indices=[-1]), runner_of(4), 'from 0 to 3.*got -1'),
         (dict(), SimpleNamespace(val_loop=None), 'val_dataloader'),
     ],
 )
