@@ -1,5 +1,6 @@
 import re
 
+from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -83,15 +84,7 @@ class DataCheckHook(Hook):
         model = unwrapped_model(runner)
         model = getattr(model, 'architecture', model)
         self._head = _segmentation_head(model)
-        num_classes = num_classes_of(model)
-        classes = getattr(dataset, 'metainfo', {}).get('classes')
-        if None not in (num_classes, classes) and num_classes != len(classes):
-            raise ValueError(
-                f'The model has num_classes={num_classes}, but '
-                f'{type(dataset).__name__} has {len(classes)} classes: '
-                f'{tuple(classes)}. Set `num_classes` of the heads to '
-                f'{len(classes)}.'
-            )
+        check_num_classes(model, dataset)
 
     def before_train_iter(
         self,
@@ -112,6 +105,28 @@ class DataCheckHook(Hook):
                 ignore,
                 getattr(sample, 'seg_map_path', 'a label map'),
             )
+
+
+def check_num_classes(model: nn.Module, dataset: BaseDataset) -> None:
+    """Raise unless a model predicts the classes of a data set.
+
+    Args:
+        model (nn.Module): A model of mmseg or mmdet.
+        dataset (BaseDataset): What it is trained on. It need not have been
+            read.
+
+    Raises:
+        ValueError: If both say how many classes there are, and differ.
+    """
+    num_classes = num_classes_of(model)
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    if None not in (num_classes, classes) and num_classes != len(classes):
+        raise ValueError(
+            f'The model has num_classes={num_classes}, but '
+            f'{type(dataset).__name__} has {len(classes)} classes: '
+            f'{tuple(classes)}. Set `num_classes` of the heads to '
+            f'{len(classes)}.'
+        )
 
 
 def _segmentation_head(model: nn.Module) -> nn.Module | None:

@@ -1,0 +1,230 @@
+"""Which modules of a student and a teacher are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmseg.models.segmentors import CascadeEncoderDecoder
+
+from .stages import FeatureMap, read_stages
+
+# Where this package's own configs have the losses, with all their weights.
+BASE = Path(__file__).parents[1] / '.mim/configs/_base_'
+_DISTILLERS = dict(mmseg='seg_distillers.py', mmdet='det_distillers.py')
+
+# As the name of a module the training refuses it, and says what there is.
+TO_BE_SET = 'to be set'
+
+
+class Choice:
+    """What is compared of a student and a teacher, and why.
+
+    The modules are chosen by the rules that this package's own configs
+    follow, with the weights of those. Segmentors: the boundary head is on the
+    student's backbone, pixels are alike by the teacher's class logits, and
+    context is compared where the classifiers look. Detectors: likewise with
+    the finest level of the teacher's neck, and the levels of both necks.
+    What cannot be chosen so has the module :data:`TO_BE_SET`.
+
+    Args:
+        library (str): 'mmseg' or 'mmdet', which both are of.
+        student (BaseModel): The student.
+        teacher (BaseModel): The teacher.
+
+    Attributes:
+        distiller (dict): The config of the distiller.
+        comments (dict[str, str]): What to say of a key of it, by its dotted
+            name.
+        todo (list[str]): What could not be chosen, what was found instead,
+            and which key to set.
+        stages (dict[str, Stages]): The feature maps of both.
+        teacher_forward (str, optional): See :class:`FrozenTeacherDistill`.
+    """
+
+    def __init__(
+        self, library: str, student: BaseModel, teacher: BaseModel
+    ) -> None:
+        zoo = Config.fromfile(BASE / _DISTILLERS[library])
+        self.distiller = zoo.to_dict()['bckd']
+        self.comments: dict[str, str] = {}
+        self.todo: list[str] = []
+        self.stages = dict(
+            student=read_stages(student, training=True),
+            teacher=read_stages(teacher),
+        )
+        self._choose_backbone(read_stages(student).backbone)
+        if library == 'mmseg':
+            self._choose_classifiers()
+        else:
+            self._choose_levels()
+            self.comments['boundary.source'] = (
+                "Pixels are alike as the teacher's features are; "
+                "source='label' and teacher='gt_instances' would go by masks."
+            )
+        pixels = self.distiller['context']['max_tokens']
+        self.comments['context.max_tokens'] = (
+            f'Maps of more than {pixels} pixels are pooled.'
+        )
+        # A cascade of heads runs as a whole for its losses only.
+        cascade = isinstance(teacher, CascadeEncoderDecoder)
+        self.teacher_forward = 'loss' if cascade else None
+
+    def complete_terms(self) -> dict:
+        """The distiller without the terms in which something is to be set."""
+        return {
+            key: term
+            for key, term in self.distiller.items()
+            if not isinstance(term, dict) or TO_BE_SET not in term.values()
+        }
+
+    def _set(self, key: str, value: str | dict, comment: str) -> None:
+        term, side = key.split('.')
+        self.distiller[term][side] = value
+        self.comments[key] = comment
+
+    def _leave(self, key: str, wanted: str, came: str) -> None:
+        self._set(
+            key,
+            TO_BE_SET,
+            'To be set by hand: the training refuses this name.',
+        )
+        self.todo.append(
+            f'Set `{key}` by hand: expected {wanted}, but {came}.'
+        )
+
+    def _choose_backbone(self, in_inference: Sequence[FeatureMap]) -> None:
+        """The student's stages, for the boundary head."""
+        found = self.stages['student']
+        key = 'boundary.student'
+        if not found.backbone:
+            self._leave(
+                key,
+                "feature maps of the student's backbone",
+                found.problems['backbone'],
+            )
+            return
+        comment = f'The stages of the backbone: {listed(found.backbone)}.'
+        if len(found.backbone) == 1:
+            comment = (
+                f'The one map of the backbone: {listed(found.backbone)}. A '
+                'list of its modules would give the boundary head more.'
+            )
+        self._set(key, 'backbone', comment)
+        if found.backbone != in_inference:
+            # The distiller would read the channels of inference.
+            self._set(
+                'boundary.in_channels',
+                [feature.channels for feature in found.backbone],
+                'In training the backbone puts out other maps than in '
+                'inference.',
+            )
+
+    def _choose_classifiers(self) -> None:
+        """What the classifiers of segmentors take in and put out."""
+        for side, found in self.stages.items():
+            key = f'context.{side}'
+            if found.classifier:
+                self._set(
+                    key,
+                    dict(type='ModuleInputs', source=found.classifier),
+                    f'What the classifier takes in: {listed(found.features)}.',
+                )
+            else:
+                self._leave(
+                    key,
+                    f"what the {side}'s classifier takes in",
+                    found.problems['classifier'],
+                )
+        found = self.stages['teacher']
+        key = 'boundary.teacher'
+        if found.classifier:
+            self._set(
+                key,
+                found.classifier,
+                f'The class logits: {listed(found.logits)}.',
+            )
+        else:
+            self._leave(
+                key,
+                "the teacher's class logits",
+                found.problems['classifier'],
+            )
+
+    def _choose_levels(self) -> None:
+        """The levels of the necks of detectors."""
+        for side, found in self.stages.items():
+            if not found.neck:
+                self._leave(
+                    f'context.{side}',
+                    f"the levels of the {side}'s neck",
+                    found.problems['neck'],
+                )
+        student, teacher = (found.neck for found in self.stages.values())
+        if not teacher:
+            self._leave(
+                'boundary.teacher',
+                "the levels of the teacher's neck",
+                self.stages['teacher'].problems['neck'],
+            )
+            return
+        finest = min(range(len(teacher)), key=lambda i: teacher[i].stride)
+        self._set(
+            'boundary.teacher',
+            _level(finest),
+            f'The finest level of the neck: {listed([teacher[finest]])}.',
+        )
+        if not student:
+            return
+        of_student, of_teacher = (
+            [level.stride for level in levels] for levels in (student, teacher)
+        )
+        if of_student == of_teacher:
+            for side, levels in (('student', student), ('teacher', teacher)):
+                self._set(
+                    f'context.{side}',
+                    'neck',
+                    f'All levels of the neck: {listed(levels)}.',
+                )
+            return
+        common = sorted(set(of_student) & set(of_teacher))
+        for side, strides in (
+            ('student', of_student),
+            ('teacher', of_teacher),
+        ):
+            key = f'context.{side}'
+            if common:
+                level = strides.index(common[0])
+                self._set(
+                    key,
+                    _level(level),
+                    'The finest stride that both necks have, '
+                    f'{common[0]}, of {_joined(strides)}.',
+                )
+            else:
+                self._leave(
+                    key,
+                    'necks with levels of one stride',
+                    f'the student has strides {_joined(of_student)} and the '
+                    f'teacher {_joined(of_teacher)}',
+                )
+
+
+def listed(maps: Sequence[FeatureMap]) -> str:
+    """Strides and channels of feature maps, in words."""
+    strides = _joined([feature.stride for feature in maps])
+    channels = _joined([feature.channels for feature in maps])
+    plural = 's' if len(maps) > 1 else ''
+    return f'stride{plural} {strides} with {channels} channels'
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    if len(numbers) > 1 and len(set(numbers)) == 1:
+        return f'{len(numbers)} x {numbers[0]}'
+    return ', '.join(map(str, numbers))
+
+
+def _level(index: int) -> dict:
+    return dict(type='ModuleOutputs', source='neck', data_idx=index)
