@@ -72,14 +72,6 @@ class Choice:
         cascade = isinstance(teacher, CascadeEncoderDecoder)
         self.teacher_forward = 'loss' if cascade else None
 
-    def complete_terms(self) -> dict:
-        """The distiller without the terms in which something is to be set."""
-        return {
-            key: term
-            for key, term in self.distiller.items()
-            if not isinstance(term, dict) or TO_BE_SET not in term.values()
-        }
-
     def _set(self, key: str, value: str | dict, comment: str) -> None:
         term, side = key.split('.')
         self.distiller[term][side] = value
@@ -210,6 +202,15 @@ class Choice:
                     f'the student has strides {_joined(of_student)} and the '
                     f'teacher {_joined(of_teacher)}',
                 )
+
+
+def complete_terms(distiller: dict) -> dict:
+    """A distiller's config without the terms in which something is missing."""
+    return {
+        key: term
+        for key, term in distiller.items()
+        if not isinstance(term, dict) or TO_BE_SET not in term.values()
+    }
 
 
 def listed(maps: Sequence[FeatureMap]) -> str:

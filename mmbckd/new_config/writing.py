@@ -23,9 +23,12 @@ from mmengine.utils import get_installed_path
 
 from ..datasets.checks import check_config
 from ..engine.hooks.data_check_hook import check_num_classes
-from ..models.algorithms.frozen_teacher_distill import build_model
+from ..models.algorithms.frozen_teacher_distill import (
+    FrozenTeacherDistill,
+    build_model,
+)
 from ..models.algorithms.teacher_inputs import Normalization
-from .choice import BASE, Choice
+from .choice import BASE, Choice, complete_terms
 from .formatting import Code, assignment, comment
 from .stages import Stages
 
@@ -144,8 +147,7 @@ def write_config(
     ) as stream:
         stream.write(text)
     try:
-        with _quiet():
-            _try(stream.name, choice, teacher_ckpt)
+        _try(stream.name, models, teacher_ckpt)
         os.chmod(stream.name, 0o666 & ~_umask())
         os.replace(stream.name, out)
     except BaseException:
@@ -321,24 +323,23 @@ def _data_problems(cfg: Config) -> list[str]:
     return list(dict.fromkeys(p for r in reports for p in r.problems))
 
 
-def _try(file: str, choice: Choice, teacher_ckpt: str | None) -> None:
-    """Build what was written as the training will.
+def _try(
+    file: str, models: Sequence[BaseModel], teacher_ckpt: str | None
+) -> None:
+    """Build what was written as the training will, of the models built.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
         ValueError: If student, teacher and checkpoint do not fit.
     """
     cfg = Config.fromfile(file)
-    model = cfg.model
-    _leave_out_weights(model)
-    if teacher_ckpt is None or '://' in teacher_ckpt:
-        model.teacher_ckpt = None
-    terms = choice.complete_terms()
-    if len(terms) == 1:  # its type
-        terms = dict(type='ConfigurableDistiller')
-    model.distiller = terms
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        build_model(model, cfg.get('data_preprocessor'))
+    distiller = complete_terms(cfg.model.distiller)
+    if len(distiller) == 1:  # its type
+        distiller = dict(type='ConfigurableDistiller')
+    if teacher_ckpt is not None and '://' in teacher_ckpt:
+        teacher_ckpt = None
+    with _quiet(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        FrozenTeacherDistill(*models, distiller, teacher_ckpt)
 
 
 # What is written

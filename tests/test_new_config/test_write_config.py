@@ -1,0 +1,335 @@
+"""What new_config writes trains, and is what this package's own configs are
+where they have the same models."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from mmbckd.models.algorithms.frozen_teacher_distill import build_model
+from mmbckd.new_config import write_config
+from mmbckd.new_config.choice import TO_BE_SET, Choice
+from tests import test_configs, test_configs_mmdet
+from tests.config_walk import Witness, without_downloads_and_prints
+from tests.data_layouts import write_cityscapes
+from tests.data_layouts_coco import write_coco
+from tests.segmentors import NUM_CLASSES, cnn_segmentor, dilated_segmentor
+
+pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / 'tools/new_config.py'
+CONFIGS = ROOT / 'configs'
+PUBLISHED = 'https://download.openmmlab.com/'
+SCHEDULE = '4xb2-80k_cityscapes-512x1024.py'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data_sets')
+    write_cityscapes(root / 'data/cityscapes')
+    write_coco(root / 'data/coco', train=2, val=2)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, data, monkeypatch):
+    (tmp_path / 'data').symlink_to(data / 'data')
+    monkeypatch.chdir(tmp_path)
+    without_downloads_and_prints(monkeypatch)
+
+
+def write_plain(file, model, **more):
+    """A config of a plain model without data, as a text file."""
+    Config(dict(default_scope='mmseg', model=model, **more)).dump(file)
+    return str(file)
+
+
+def train_a_step(written, smaller, folder):
+    """One iteration of the real runner on the written config."""
+    witness = Witness()
+    cfg = smaller(Path(written.file), folder)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(witness)
+    runner.train()
+    return witness
+
+
+# On pairs that no config names
+
+
+@pytest.mark.parametrize(
+    'student, teacher',
+    [
+        (f'fcn/fcn_r18-d8_{SCHEDULE}', f'upernet/upernet_r50_{SCHEDULE}'),
+        # The heads are a cascade; the backbone gives the coarser maps last,
+        # but for the first.
+        (
+            'bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py',
+            'ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024.py',
+        ),
+        (
+            'mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py',
+            'segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py',
+        ),
+        # Its backbone puts out more in training.
+        (
+            'ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py',
+            f'fcn/fcn_r18-d8_{SCHEDULE}',
+        ),
+    ],
+    ids=['fcn-upernet', 'bisenetv2-ocrnet', 'lraspp-segformer', 'ddrnet-fcn'],
+)
+def test_segmentors_that_no_config_names_train(student, teacher, tmp_path):
+    written = write_config(f'mmseg::{student}', f'mmseg::{teacher}')
+    assert written.file == f'bckd_{Path(student).name}'
+    assert not written.todo
+    assert Config.fromfile(written.file).model.teacher_ckpt.startswith(
+        PUBLISHED
+    )
+    witness = train_a_step(written, test_configs.one_small_step, tmp_path)
+    witness.check_losses({'loss_bd', 'loss_cd'})
+
+
+@pytest.mark.parametrize(
+    'student, teacher',
+    [
+        ('retinanet/retinanet_r18_fpn_1x_coco', 'atss/atss_r50_fpn_1x_coco'),
+        # Levels of strides 8 to 32 on one side, 8 to 128 on the other.
+        ('rtmdet/rtmdet_tiny_8xb32-300e_coco', 'atss/atss_r50_fpn_1x_coco'),
+    ],
+    ids=['retinanet-atss', 'rtmdet-atss'],
+)
+def test_detectors_that_no_config_names_train(student, teacher, tmp_path):
+    written = write_config(f'mmdet::{student}.py', f'mmdet::{teacher}.py')
+    cfg = Config.fromfile(written.file)
+    upstream = [hook['type'] for hook in cfg.custom_hooks[:-3]]
+    # They see another model than they were written for.
+    assert len(written.todo) == len(upstream[:1])
+    assert all(hook in written.todo[0] for hook in upstream)
+    witness = train_a_step(
+        written, test_configs_mmdet.one_small_step, tmp_path
+    )
+    witness.check_losses({'loss_bd', 'loss_cd'})
+
+
+# On pairs of the zoo
+
+FAMILIES = {
+    path.parent.name: path
+    for path in sorted(
+        [
+            *CONFIGS.glob('mmseg/*/bckd_*_cityscapes-*.py'),
+            *CONFIGS.glob('mmdet/*/bckd_*_coco*.py'),
+        ]
+    )
+}
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_pairs_of_the_zoo_get_what_their_configs_have(family):
+    """The student stands for the teacher of its family, which is slow."""
+    cfg = Config.fromfile(FAMILIES[family])
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        student = build_model(cfg.model.architecture, cfg.data_preprocessor)
+    choice = Choice(cfg.default_scope, student, student)
+    assert not choice.todo
+    expected = cfg.model.distiller.to_dict()
+    expected['context'].pop('max_tokens')
+    choice.distiller['context'].pop('max_tokens')
+    assert choice.distiller == expected
+
+
+# What a config says
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A student and a teacher as files in folders of their own."""
+    for side in ('students', 'teachers'):
+        (tmp_path / side).mkdir()
+    hooks = [dict(type='EMAHook')]
+    return (
+        write_plain(
+            'students/small.py', cnn_segmentor(dropout=0), custom_hooks=hooks
+        ),
+        write_plain('teachers/large.py', dilated_segmentor()),
+    )
+
+
+def test_config_loads_from_anywhere_and_moves_with_its_files(
+    pair, tmp_path, monkeypatch
+):
+    write_config(*pair, out='students/bckd.py')
+    monkeypatch.chdir('/')
+    moved = tmp_path.rename(tmp_path.with_name('moved'))
+    cfg = Config.fromfile(moved / 'students/bckd.py')
+    assert cfg.model.architecture.decode_head.num_classes == NUM_CLASSES
+    assert Path(cfg.model.teacher).samefile(moved / 'teachers/large.py')
+    assert [hook['type'] for hook in cfg.custom_hooks] == [
+        'EMAHook',
+        'DataCheckHook',
+        'IterationSeedHook',
+        'StudentCheckpointHook',
+    ]
+    moved.rename(tmp_path)
+
+
+def test_absent_checkpoint_is_said_and_refused(pair):
+    written = write_config(*pair)
+    assert any('teacher_ckpt' in task for task in written.todo)
+    cfg = Config.fromfile(written.file)
+    with (
+        DefaultScope.overwrite_default_scope('mmseg'),
+        pytest.raises(FileNotFoundError, match='teacher_ckpt'),
+    ):
+        build_model(cfg.model)
+
+
+def test_checkpoint_has_to_be_the_teachers(pair):
+    student, teacher = pair
+    with pytest.raises(FileNotFoundError, match='absent.pth'):
+        write_config(*pair, teacher_ckpt='absent.pth')
+    states = {
+        side: build_model(Config.fromfile(file).model).state_dict()
+        for side, file in (('student', student), ('teacher', teacher))
+    }
+    for side, state_dict in states.items():
+        torch.save(state_dict, f'{side}.pth')
+    with pytest.raises(ValueError, match='is not of the teacher'):
+        write_config(*pair, teacher_ckpt='student.pth')
+    assert not list(Path().glob('*.py'))
+    written = write_config(*pair, teacher_ckpt='teacher.pth')
+    assert 'teacher_ckpt' not in ''.join(written.todo)
+    build_model(Config.fromfile(written.file).model)
+
+
+def test_what_no_rule_finds_is_left_to_be_set_and_refused(tmp_path):
+    """Tokens instead of maps, and a head that never runs its `conv_seg`."""
+    model = dilated_segmentor()
+    model['backbone'] = dict(
+        type='VisionTransformer',
+        img_size=64,
+        embed_dims=64,
+        num_layers=1,
+        num_heads=1,
+        out_indices=0,
+        output_cls_token=True,
+        with_cls_token=True,
+    )
+    model['decode_head'].update(in_index=(0,), in_channels=[64])
+    model['decode_head'].pop('num_convs')
+    model['decode_head'].pop('concat_input')
+    model['decode_head'].update(type='PointHead', in_index=[0])
+    student = write_plain('tokens.py', model)
+    teacher = write_plain('maps.py', dilated_segmentor())
+    written = write_config(student, teacher)
+    for key, came in (
+        ('boundary.student', 'a tensor of shape'),
+        ('context.student', 'PointHead does not run its'),
+    ):
+        (task,) = (task for task in written.todo if f'`{key}`' in task)
+        assert came in task
+    cfg = Config.fromfile(written.file)
+    assert cfg.model.distiller.boundary.student == TO_BE_SET
+    cfg.model.teacher_ckpt = None
+    with pytest.raises(ValueError, match=f'no module "{TO_BE_SET}"'):
+        build_model(cfg.model)
+
+
+# What it refuses
+
+
+def test_models_of_different_classes_are_refused(pair):
+    other = write_plain('other.py', cnn_segmentor(num_classes=3))
+    with pytest.raises(ValueError, match='num_classes=5.*num_classes=3'):
+        write_config(pair[0], other)
+    assert not Path('bckd_small.py').exists()
+
+
+def test_data_of_other_classes_are_refused(pair):
+    data = Config.fromfile(
+        Path(test_configs.MMSEG) / '_base_/datasets/cityscapes.py'
+    )
+    student = write_plain(
+        'student.py',
+        cnn_segmentor(),
+        train_dataloader=data.train_dataloader,
+    )
+    with pytest.raises(ValueError, match='num_classes=5.*19 classes'):
+        write_config(student, pair[1])
+
+
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('absent.py', 'absent.py does not exist'),
+        ('mmseg::fcn/absent.py', 'absent.py does not exist'),
+        ('mmpose::hand/hand.py', 'mmseg::'),
+        ('pose.py', "default_scope='mmseg'"),
+        ('broken.py', 'cannot be read'),
+        ('data.py', 'no `model`'),
+        ('distillation.py', 'that of a distillation'),
+        ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', 'one library'),
+    ],
+)
+def test_wrong_files_are_refused(pair, name, message):
+    model = cnn_segmentor()
+    write_plain('data.py', None)
+    write_plain('distillation.py', dict(type='a', architecture=model))
+    Config(dict(default_scope='mmpose', model=model)).dump('pose.py')
+    Path('broken.py').write_text('model = dict(')
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        write_config(pair[0], name)
+
+
+def test_new_style_students_are_refused(pair):
+    text = Path(pair[0]).read_text()
+    Path('new.py').write_text(f'from mmseg.models import FPNHead\n{text}')
+    with pytest.raises(ValueError, match='as text'):
+        write_config('new.py', pair[1])
+
+
+def test_existing_files_are_kept_unless_forced(pair):
+    Path('mine.py').write_text('')
+    with pytest.raises(FileExistsError, match='--force'):
+        write_config(*pair, out='mine.py')
+    assert Path('mine.py').read_text() == ''
+    write_config(*pair, out='mine.py', force=True)
+    assert 'BCKDDistiller' in Path('mine.py').read_text()
+
+
+def test_tool_lists_stages_and_ends_with_the_command(pair):
+    done = subprocess.run(
+        [sys.executable, TOOL, *pair], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'decode_head.conv_seg, output' in done.stdout
+    assert done.stdout.splitlines()[-1].startswith(
+        'mim train mmrazor bckd_small.py --gpus '
+    )
+    style = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'ruff',
+            'format',
+            '--diff',
+            'bckd_small.py',
+            '--config',
+            ROOT / 'pyproject.toml',
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert style.returncode == 0, style.stdout + style.stderr
+    again = subprocess.run(
+        [sys.executable, TOOL, *pair], capture_output=True, text=True
+    )
+    assert again.returncode == 2
+    assert '--force' in again.stderr.splitlines()[-1]
