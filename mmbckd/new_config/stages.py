@@ -112,32 +112,26 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
             problems[part] = failure or 'it did not run'
 
     classifier, features, logits = '', [], []
-    if isinstance(model, BaseSegmentor):
+    heads = _classifiers(model)
+    if heads:
         model.eval()
-        meta = dict(
-            img_shape=(SIDE, SIDE),
-            ori_shape=(SIDE, SIDE),
-            pad_shape=(SIDE, SIDE),
-        )
-        heads = _classifiers(model)
+        size = (SIDE, SIDE)
+        meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
         outputs, failure = _outputs(
             model, heads, lambda: model.encode_decode(images, [meta] * 2)
         )
-        if outputs:
-            classifier = [name for name in heads if name in outputs][-1]
+        ran = [name for name in heads if name in outputs]
+        if ran:
+            classifier = ran[-1]
             inputs, output = outputs[classifier][-1]
             features, logits = _maps(inputs[0]), _maps(output)
         else:
-            head = getattr(model, 'decode_head', None)
-            problems['classifier'] = (
-                f'{type(head).__name__} '
-                + (
-                    f'does not run its {" or ".join(heads)}'
-                    if heads
-                    else 'has no `conv_seg`'
-                )
-                + (f' ({failure})' if failure else '')
+            problems['classifier'] = f'{" and ".join(heads)} did not run' + (
+                f' ({failure})' if failure else ''
             )
+    elif isinstance(model, BaseSegmentor):
+        head = type(getattr(model, 'decode_head', None)).__name__
+        problems['classifier'] = f'its {head} has no `conv_seg`'
     return Stages(
         **parts,
         classifier=classifier,
@@ -147,7 +141,7 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
     )
 
 
-def _classifiers(model: BaseSegmentor) -> list[str]:
+def _classifiers(model: BaseModel) -> list[str]:
     """Names of the last convolutions of the heads, those that decide last."""
     heads = getattr(model, 'decode_head', None)
     names = (
