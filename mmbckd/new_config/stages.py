@@ -9,8 +9,9 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmseg.models import BaseSegmentor
 from torch import Tensor, nn
 
-# The side of the blank image. Strides are read off it, up to this one.
-SIDE = 128
+# Sides of the blank image. Some heads pool by kernels that are larger than the
+# maps of a small one.
+SIDES = (128, 512)
 
 
 class FeatureMap(NamedTuple):
@@ -25,9 +26,9 @@ class FeatureMap(NamedTuple):
     stride: int
 
     @classmethod
-    def of(cls, feature: Tensor) -> 'FeatureMap':
-        """The description of a map (N, C, H, W)."""
-        return cls(feature.shape[1], round(SIDE / feature.shape[2]))
+    def of(cls, feature: Tensor, side: int) -> 'FeatureMap':
+        """The description of a map (N, C, H, W) of a square image."""
+        return cls(feature.shape[1], round(side / feature.shape[2]))
 
 
 class Stages(NamedTuple):
@@ -92,9 +93,18 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
             'Expected a segmentor of MMSegmentation or a detector of '
             f'MMDetection, but got {type(model).__name__}.'
         )
-    model = revert_sync_batchnorm(model).train(training)
+    model = revert_sync_batchnorm(model)
+    for side in SIDES:
+        stages = _read(model, training, side)
+        if stages.classifier or not _classifiers(model):
+            break
+    return stages
+
+
+def _read(model: BaseModel, training: bool, side: int) -> Stages:
+    model.train(training)
     # Batch norms cannot be trained on a single image.
-    images = torch.zeros(2, 3, SIDE, SIDE)
+    images = torch.zeros(2, 3, side, side)
     problems: dict[str, str] = {}
     parts = {'backbone': [], 'neck': []}
     outputs, failure = _outputs(
@@ -103,7 +113,7 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
     for part in parts:
         if part in outputs:
             _, feature = outputs[part][-1]
-            parts[part] = _maps(feature)
+            parts[part] = _maps(feature, side)
             if not parts[part]:
                 problems[part] = f'it puts out {_described(feature)}'
         elif getattr(model, part, None) is None:
@@ -115,7 +125,7 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
     heads = _classifiers(model)
     if heads:
         model.eval()
-        size = (SIDE, SIDE)
+        size = (side, side)
         meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
         outputs, failure = _outputs(
             model, heads, lambda: model.encode_decode(images, [meta] * 2)
@@ -124,7 +134,7 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
         if ran:
             classifier = ran[-1]
             inputs, output = outputs[classifier][-1]
-            features, logits = _maps(inputs[0]), _maps(output)
+            features, logits = _maps(inputs[0], side), _maps(output, side)
         else:
             problems['classifier'] = f'{" and ".join(heads)} did not run' + (
                 f' ({failure})' if failure else ''
@@ -181,14 +191,14 @@ def _outputs(model: nn.Module, names: Sequence[str], run) -> tuple:
     return calls, failure
 
 
-def _maps(feature: Any) -> list[FeatureMap]:
+def _maps(feature: Any, side: int) -> list[FeatureMap]:
     """Descriptions of one map or several; none if anything is not a map."""
     features = [feature] if isinstance(feature, Tensor) else feature
     if not isinstance(features, (list, tuple)) or not all(
         isinstance(f, Tensor) and f.ndim == 4 for f in features
     ):
         return []
-    return [FeatureMap.of(f) for f in features]
+    return [FeatureMap.of(f, side) for f in features]
 
 
 def _described(feature: Any) -> str:

@@ -147,7 +147,7 @@ def write_config(
     ) as stream:
         stream.write(text)
     try:
-        _try(stream.name, models, teacher_ckpt)
+        _check_written(stream.name, models, teacher_ckpt)
         os.chmod(stream.name, 0o666 & ~_umask())
         os.replace(stream.name, out)
     except BaseException:
@@ -199,10 +199,10 @@ def _load(name: str) -> Config:
         )
     try:
         cfg = Config.fromfile(file)
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # A config is code, which may do anything.
         raise ValueError(
             f'Expected {name} to be a config of mmengine, but it cannot be '
-            f'read: {error}'
+            f'read: {type(error).__name__}: {error}'
         ) from error
     if 'type' not in (cfg.get('model') or {}):
         raise ValueError(
@@ -227,7 +227,13 @@ def _load(name: str) -> Config:
 def _build(cfg: Config) -> BaseModel:
     model = copy.deepcopy(cfg.model)
     _leave_out_weights(model)
-    return build_model(model, cfg.get('data_preprocessor'))
+    try:
+        return build_model(model, cfg.get('data_preprocessor'))
+    except Exception as error:
+        raise ValueError(
+            f'Expected the model of {cfg.filename} to be built, but that '
+            f'raised {type(error).__name__}: {error}'
+        ) from error
 
 
 def _leave_out_weights(node: dict | Sequence) -> None:
@@ -323,7 +329,7 @@ def _data_problems(cfg: Config) -> list[str]:
     return list(dict.fromkeys(p for r in reports for p in r.problems))
 
 
-def _try(
+def _check_written(
     file: str, models: Sequence[BaseModel], teacher_ckpt: str | None
 ) -> None:
     """Build what was written as the training will, of the models built.

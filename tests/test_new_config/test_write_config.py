@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmbckd.models.algorithms.frozen_teacher_distill import build_model
 from mmbckd.new_config import write_config
 from mmbckd.new_config.choice import TO_BE_SET, Choice
+from mmbckd.new_config.stages import read_stages
 from tests import test_configs, test_configs_mmdet
 from tests.config_walk import Witness, without_downloads_and_prints
 from tests.data_layouts import write_cityscapes
@@ -74,7 +75,7 @@ def train_a_step(written, smaller, folder):
             'ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024.py',
         ),
         (
-            'mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py',
+            'stdc/stdc1_4xb12-80k_cityscapes-512x1024.py',
             'segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py',
         ),
         # Its backbone puts out more in training.
@@ -83,7 +84,7 @@ def train_a_step(written, smaller, folder):
             f'fcn/fcn_r18-d8_{SCHEDULE}',
         ),
     ],
-    ids=['fcn-upernet', 'bisenetv2-ocrnet', 'lraspp-segformer', 'ddrnet-fcn'],
+    ids=['fcn-upernet', 'bisenetv2-ocrnet', 'stdc-segformer', 'ddrnet-fcn'],
 )
 def test_segmentors_that_no_config_names_train(student, teacher, tmp_path):
     written = write_config(f'mmseg::{student}', f'mmseg::{teacher}')
@@ -116,6 +117,19 @@ def test_detectors_that_no_config_names_train(student, teacher, tmp_path):
         written, test_configs_mmdet.one_small_step, tmp_path
     )
     witness.check_losses({'loss_bd', 'loss_cd'})
+
+
+def test_head_that_needs_a_large_image_is_read():
+    """LRASPP pools by a kernel of 49 pixels of stride 8."""
+    cfg = Config.fromfile(
+        test_configs.MMSEG
+        / 'mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'
+    )
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        stages = read_stages(build_model(cfg.model, cfg.data_preprocessor))
+    assert stages.features == [(128, 2)]
+    assert stages.logits == [(19, 2)]
+    assert not stages.problems.keys() - {'neck'}
 
 
 # On pairs of the zoo
