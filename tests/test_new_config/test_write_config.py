@@ -68,8 +68,7 @@ def train_a_step(written, smaller, folder):
     'student, teacher',
     [
         (f'fcn/fcn_r18-d8_{SCHEDULE}', f'upernet/upernet_r50_{SCHEDULE}'),
-        # The heads are a cascade; the backbone gives the coarser maps last,
-        # but for the first.
+        # The teacher has a cascade of heads.
         (
             'bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py',
             'ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024.py',
@@ -123,7 +122,8 @@ def test_head_that_needs_a_large_image_is_read():
     """LRASPP pools by a kernel of 49 pixels of stride 8."""
     cfg = Config.fromfile(
         test_configs.MMSEG
-        / 'mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'
+        / 'mobilenet_v3'
+        / 'mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'
     )
     with DefaultScope.overwrite_default_scope('mmseg'):
         stages = read_stages(build_model(cfg.model, cfg.data_preprocessor))
