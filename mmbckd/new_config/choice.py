@@ -13,7 +13,9 @@ from .stages import FeatureMap, read_stages
 
 # Where this package's own configs have the losses, with all their weights.
 BASE = Path(__file__).parents[1] / '.mim/configs/_base_'
-_DISTILLERS = dict(mmseg='seg_distillers.py', mmdet='det_distillers.py')
+_DISTILLERS = dict(
+    mmseg='distillers/segmentors.py', mmdet='distillers/detectors.py'
+)
 
 # As the name of a module the training refuses it, and says what there is.
 TO_BE_SET = 'to be set'
@@ -27,6 +29,7 @@ class Choice:
     student's backbone, pixels are alike by the teacher's class logits, and
     context is compared where the classifiers look. Detectors: likewise with
     the finest level of the teacher's neck, and the levels of both necks.
+    Segmentors have channel-wise distillation of the logits beside it.
     What cannot be chosen so has the module :data:`TO_BE_SET`.
 
     Args:
@@ -48,7 +51,8 @@ class Choice:
         self, library: str, student: BaseModel, teacher: BaseModel
     ) -> None:
         zoo = Config.fromfile(BASE / _DISTILLERS[library])
-        self.distiller = zoo.to_dict()['bckd']
+        zoo = zoo.to_dict()
+        self.distiller = zoo['bckd']
         self.comments: dict[str, str] = {}
         self.todo: list[str] = []
         self.stages = dict(
@@ -58,6 +62,7 @@ class Choice:
         self._choose_backbone(read_stages(student).backbone)
         if library == 'mmseg':
             self._choose_classifiers()
+            self._choose_logits(zoo['cwd']['logits'])
         else:
             self._choose_levels()
             self.comments['boundary.source'] = (
@@ -144,6 +149,23 @@ class Choice:
                 "the teacher's class logits",
                 found.problems['classifier'],
             )
+
+    def _choose_logits(self, loss: dict) -> None:
+        """What the classifiers of segmentors put out, beside BCKD."""
+        self.distiller['logits'] = loss
+        self.comments['logits'] = (
+            'Channel-wise distillation of the class logits beside the two; '
+            'without it the student has BCKD alone.'
+        )
+        for side, found in self.stages.items():
+            if not found.classifier:
+                self._leave(
+                    f'logits.{side}',
+                    f"the {side}'s class logits",
+                    found.problems['classifier'],
+                )
+            elif found.classifier != 'decode_head.conv_seg':  # the default
+                loss[side] = found.classifier
 
     def _choose_levels(self) -> None:
         """The levels of the necks of detectors."""

@@ -23,11 +23,9 @@ from mmengine.utils import get_installed_path
 
 from ..datasets.checks import check_config
 from ..engine.hooks.data_check_hook import check_num_classes
-from ..models.algorithms.frozen_teacher_distill import (
-    FrozenTeacherDistill,
-    build_model,
-)
+from ..models.algorithms import FrozenTeacherDistill
 from ..models.algorithms.teacher_inputs import Normalization
+from ..models.utils import build_model
 from .choice import BASE, Choice, complete_terms
 from .formatting import Code, assignment, comment
 from .stages import Stages

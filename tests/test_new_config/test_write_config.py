@@ -13,7 +13,7 @@ from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mmbckd.models.algorithms.frozen_teacher_distill import build_model
+from mmbckd.models.utils import build_model
 from mmbckd.new_config import write_config
 from mmbckd.new_config.choice import TO_BE_SET, Choice
 from mmbckd.new_config.stages import read_stages
@@ -100,7 +100,7 @@ def test_segmentors_that_no_config_names_train(student, teacher, tmp_path):
         PUBLISHED
     )
     witness = train_a_step(written, test_configs.one_small_step, tmp_path)
-    witness.check_losses({'loss_bd', 'loss_cd'})
+    witness.check_losses({'loss_bd', 'loss_cd', 'loss_cwd'})
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ FAMILIES = {
     path.parent.name.partition('_')[0]: path
     for path in sorted(
         [
-            *CONFIGS.glob('mmseg/*/bckd_*_cityscapes-*.py'),
+            *CONFIGS.glob('mmseg/*/bckd-cwd_*_cityscapes-*.py'),
             *CONFIGS.glob('mmdet/*/bckd_*_coco.py'),
             *CONFIGS.glob('mmdet/*/bckd_*_coco_instance.py'),
         ]
