@@ -1,4 +1,4 @@
-"""Write the config that distils a teacher into a student, for one's own pair.
+"""Write the config that distills a teacher into a student, for one's own pair.
 
 Both are built and run on a blank image; nothing is downloaded. Their stages
 are listed, the modules for both terms are chosen by the rules that the configs

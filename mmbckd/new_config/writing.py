@@ -1,4 +1,4 @@
-"""Writes the config that distils a teacher into a student."""
+"""Writes the config that distills a teacher into a student."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_config(
     out: str | None = None,
     force: bool = False,
 ) -> NewConfig:
-    """Write the config that distils a teacher into a student with BCKD.
+    """Write the config that distills a teacher into a student with BCKD.
 
     Both are built and run on a blank image; no weights are downloaded. What
     is compared is chosen as :class:`Choice` says, and the written config is
@@ -382,7 +382,7 @@ def _text(
     choice: Choice,
 ) -> str:
     parts = [
-        comment(f'Distils {teacher} into {student} with BCKD.'),
+        comment(f'Distills {Path(teacher).stem} into {Path(student).stem}.'),
         assignment('_base_', [student]),
         *_imports_and_hooks(student_cfg),
     ]
