@@ -40,6 +40,8 @@ TERMS = {
     'bckd-bd': {'loss_bd'},
     'bckd-cd': {'loss_cd'},
     'bckd-cwd': {'loss_bd', 'loss_cd', 'loss_cwd'},
+    'bckd-bkd': {'loss_bd', 'loss_cd', 'loss_kd'},
+    'bkd': {'loss_kd'},
     'cwd': {'loss_cwd'},
     'kd': {'loss_kd'},
 }
@@ -362,7 +364,7 @@ def test_metafile_names_collection_data_teacher_and_student(path):
         if f'_{name}-' in path.stem
     )
     if not terms(path):
-        assert entry['In Collection'] not in ('BCKD', 'CWD', 'KD')
+        assert entry['In Collection'] not in ('BCKD', 'BKD', 'CWD', 'KD')
         return
     kind, _, row = path.stem.partition('_')
     assert entry['In Collection'] == kind.partition('-')[0].upper()
