@@ -28,8 +28,10 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 
 import mmbckd  # noqa: F401
-from mmbckd.datasets.street_scenes_generator import CLASSES, generate_scene
+from mmbckd.datasets import StreetScenesDataset
+from mmbckd.datasets.street_scenes import generate_scene
 
+CLASSES = StreetScenesDataset.METAINFO['classes']
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = ROOT / 'configs/quickstart/fpn_r18-w16_1xb8-3k_street-scenes-128x256'
 SMALLEST = ROOT / (

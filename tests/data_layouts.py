@@ -7,7 +7,7 @@ import numpy as np
 from mmseg.datasets import PascalVOCDataset
 from PIL import Image
 
-from mmbckd.datasets.street_scenes_generator import write_dataset
+from mmbckd.datasets.street_scenes import write_dataset
 
 
 def write_datasets(root: Path) -> None:

@@ -46,7 +46,7 @@ of it. Then:
 def draw_scenes(data_root: Path, bars: Progress) -> None:
     """Draw the street scenes, unless they are there."""
     bar = bars.add_task('draw street scenes', total=NUM_TRAIN + NUM_VAL)
-    from mmbckd.datasets.street_scenes_generator import write_dataset
+    from mmbckd.datasets.street_scenes import write_dataset
 
     write_dataset(
         str(data_root),
@@ -181,9 +181,10 @@ def draw_predictions(predictions: dict, out: Path) -> None:
     import numpy as np
     from matplotlib.patches import Patch
 
-    from mmbckd.datasets.street_scenes_generator import CLASSES, PALETTE
+    from mmbckd.datasets import StreetScenesDataset
 
-    palette = np.array(PALETTE, np.uint8)
+    meta = StreetScenesDataset.METAINFO
+    palette = np.array(meta['palette'], np.uint8)
     titles = ['image', 'truth', *predictions]
     rows = list(zip(*predictions.values()))
     figure, axes = plt.subplots(
@@ -205,10 +206,10 @@ def draw_predictions(predictions: dict, out: Path) -> None:
     figure.legend(
         handles=[
             Patch(facecolor=c / 255, edgecolor='0.5', label=n)
-            for n, c in zip(CLASSES, palette)
+            for n, c in zip(meta['classes'], palette)
         ],
         loc='outside lower center',
-        ncol=len(CLASSES),
+        ncol=len(palette),
         frameon=False,
     )
     figure.savefig(out, dpi=100)

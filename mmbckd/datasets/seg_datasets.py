@@ -6,8 +6,6 @@ from mmengine.dataset import BaseDataset
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from . import street_scenes_generator
-
 
 def no_images(dataset: BaseDataset) -> FileNotFoundError:
     """What a data set of ours raises if its folder has no images."""
@@ -90,13 +88,39 @@ class CamVidDataset(_FolderDataset):
 class StreetScenesDataset(_FolderDataset):
     """The generated street scenes of the quickstart.
 
-    See :mod:`mmbckd.datasets.street_scenes_generator` for what they are and
-    how they lie on disk.
+    See :mod:`mmbckd.datasets.street_scenes` for what they are and
+    :func:`mmbckd.datasets.street_scenes.write_dataset` for how they lie on
+    disk. The palette is Okabe and Ito's, safe for color-blind readers, with
+    grays that differ in lightness.
     """
 
     METAINFO = dict(
-        classes=street_scenes_generator.CLASSES,
-        palette=street_scenes_generator.PALETTE,
+        classes=(
+            'sky',
+            'building',
+            'pole',
+            'road',
+            'sidewalk',
+            'vegetation',
+            'sign',
+            'railing',
+            'car',
+            'person',
+            'marking',
+        ),
+        palette=[
+            [86, 180, 233],
+            [170, 170, 170],
+            [0, 0, 0],
+            [90, 90, 90],
+            [204, 121, 167],
+            [0, 158, 115],
+            [240, 228, 66],
+            [230, 159, 0],
+            [0, 114, 178],
+            [213, 94, 0],
+            [255, 255, 255],
+        ],
     )
     HINT = (
         'Make them first: python '

@@ -6,7 +6,7 @@ Does nothing if the folder holds exactly this set already.
 import argparse
 import sys
 
-from mmbckd.datasets.street_scenes_generator import write_dataset
+from mmbckd.datasets.street_scenes import write_dataset
 
 
 def show(done: int, total: int) -> None:
