@@ -1,19 +1,61 @@
 """What the walks over the configs share."""
 
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner import Runner
 
+from mmbckd.models.algorithms import frozen_teacher_distill
+
+
+def in_rows(configs) -> list[Path]:
+    """Configs of one student and teacher follow one another."""
+    return sorted(
+        configs, key=lambda p: (p.parent, p.stem.partition('_')[2], p.stem)
+    )
+
 
 def each(configs) -> pytest.MarkDecorator:
     return pytest.mark.parametrize('path', configs, ids=lambda p: p.stem)
 
 
-def without_downloads_and_prints(monkeypatch) -> None:
-    """No weights are downloaded; what is only printed takes half the time."""
+class ModelBuilder:
+    """Builds and initializes a student or teacher once, and copies it for all
+    configs of a row. Keeps the last two, so that memory stays small."""
+
+    def __init__(self) -> None:
+        self.build = frozen_teacher_distill.build_model
+        self.built: dict = {}
+
+    def __call__(self, *args):
+        key = repr(args)
+        model = self.built.pop(key, None)
+        if model is None:
+            model = self.build(*deepcopy(args))
+            model.init_weights()
+        self.built[key] = model
+        while len(self.built) > 2:
+            del self.built[next(iter(self.built))]
+        return deepcopy(model)
+
+
+build_model = ModelBuilder()
+
+
+def without_needless_work(monkeypatch) -> None:
+    """No weights are downloaded, no model of a row is built twice, no garbage
+    is collected among all that is imported, and nothing is formatted only to
+    be printed."""
+    monkeypatch.setattr(frozen_teacher_distill, 'build_model', build_model)
     monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
+    monkeypatch.setattr(
+        'mmengine.dataset.base_dataset.gc', SimpleNamespace(collect=int)
+    )
     monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
     monkeypatch.setattr(
         'mmengine.config.config.FormatCode', lambda text, **_: (text, False)

@@ -5,7 +5,6 @@ metafile.
 ``-k voc12aug`` and the like run a part of the walk.
 """
 
-import gc
 import re
 from functools import cache
 from pathlib import Path
@@ -19,13 +18,13 @@ from mmengine.fileio import load
 from mmengine.runner import Runner
 from modelindex.load_model_index import load as load_model_index
 
-from tests.config_walk import Witness, each, without_downloads_and_prints
+from tests.config_walk import Witness, each, in_rows, without_needless_work
 from tests.data_layouts import write_datasets
 
 pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(
+CONFIGS = in_rows(
     path
     for folder in ('quickstart', 'mmseg')
     for path in (ROOT / 'configs' / folder).rglob('*.py')
@@ -129,12 +128,7 @@ def plain(node, dropped: tuple = ()):
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp('data_sets')
     write_datasets(root)
-    # Garbage is collected often below, which is cheap without all that has
-    # been imported.
-    gc.collect()
-    gc.freeze()
-    yield root
-    gc.unfreeze()
+    return root
 
 
 def smaller(node, factor: int) -> None:
@@ -182,7 +176,7 @@ def test_config_trains_and_is_evaluated(path, data, tmp_path, monkeypatch):
     monkeypatch.chdir(data)
     for name in ('MMBCKD_CAMVID', 'MMBCKD_STREET_SCENES'):
         monkeypatch.delenv(name, raising=False)
-    without_downloads_and_prints(monkeypatch)
+    without_needless_work(monkeypatch)
 
     witness = Witness()
     runner = Runner.from_cfg(one_small_step(path, tmp_path))

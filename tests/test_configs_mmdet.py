@@ -4,7 +4,6 @@ truly what it is: its name, its teacher, its model and its metafile.
 ``-k mask-rcnn`` and the like run a part of the walk.
 """
 
-from functools import lru_cache
 from pathlib import Path
 
 import mmdet
@@ -19,7 +18,7 @@ from mmrazor.registry import MODELS
 from modelindex.load_model_index import load as load_model_index
 
 from mmbckd.models.algorithms import frozen_teacher_distill
-from tests.config_walk import Witness, each, without_downloads_and_prints
+from tests.config_walk import Witness, each, in_rows, without_needless_work
 from tests.data_layouts import write_camvid
 from tests.data_layouts_coco import write_coco
 from tests.test_configs import config, metafile, plain
@@ -27,7 +26,7 @@ from tests.test_configs import config, metafile, plain
 pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / 'configs/mmdet').rglob('*.py'))
+CONFIGS = in_rows((ROOT / 'configs/mmdet').rglob('*.py'))
 MMDET = Path(mmdet.__file__).parent / '.mim' / 'configs'
 MMRAZOR = Path(mmrazor.__file__).parent / '.mim' / 'configs'
 
@@ -112,27 +111,11 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_downloaded_or_built_twice(data, monkeypatch, teachers):
+def _in_data_without_needless_work(data, monkeypatch):
     monkeypatch.chdir(data)
     for name in ('MMBCKD_COCO', 'MMBCKD_CAMVID'):
         monkeypatch.delenv(name, raising=False)
-    without_downloads_and_prints(monkeypatch)
-    monkeypatch.setattr(
-        frozen_teacher_distill,
-        'build_model',
-        lambda model, *args: (
-            teachers(model) if isinstance(model, str) else build(model, *args)
-        ),
-    )
-
-
-build = frozen_teacher_distill.build_model
-
-
-@pytest.fixture(scope='module')
-def teachers():
-    """The configs of a folder, which come one after another, share theirs."""
-    return lru_cache(1)(build)
+    without_needless_work(monkeypatch)
 
 
 def each_value(node):

@@ -102,6 +102,7 @@ def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
         'mmbckd/__main__.py',
         'mmbckd/functional/__init__.py',
         'mmbckd/report/report.html',
+        'mmbckd/datasets/layouts.yml',
         'mmbckd/.mim/model-index.yml',
         'mmbckd/.mim/tools/train.py',
         'mmbckd/.mim/tools/test.py',

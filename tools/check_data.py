@@ -1,4 +1,4 @@
-"""Say what is missing or mislaid in the data sets of a config.
+"""Say what is missing or misplaced in the data sets of a config.
 
 Checks all that training, validation and test will read. Ends with "ready" and
 exit code 0, or with exit code 1 and a list of what was expected, what was
