@@ -1,7 +1,7 @@
 """Makes MMRazor 1.0.0 work on PyTorch 2, without touching its files.
 
-MMRazor's last release predates PyTorch 2.0. This module mends, in the running
-process only, what has changed under it since then; the day upstream does so
+MMRazor's last release predates PyTorch 2.0. This module patches, in the
+running process only, what has changed since then; once upstream does so
 itself, this file and its start-up hook can be deleted. ``mmbckd_compat.pth``
 calls :func:`install` when Python starts, because ``mim train mmrazor`` runs
 MMRazor's own script in a new process, which imports MMRazor before it reads
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ['install', 'mended', 'why_not']
+__all__ = ['install', 'patched', 'why_not']
 
 SWITCH = 'MMBCKD_NO_COMPAT'
 MMRAZOR = '1.0.0'
 MIN_TORCH = (2, 1)
 MMENGINE = (0, 10)
 
-_mended: list[str] = []
+_patched: list[str] = []
 _why_not: list[str] = []
 
 
-def mended() -> list[str]:
-    """What has been mended in this process, a sentence each."""
-    return list(_mended)
+def patched() -> list[str]:
+    """What has been patched in this process, a sentence each."""
+    return list(_patched)
 
 
 def why_not() -> str | None:
-    """Why nothing was mended in this process, or None."""
+    """Why nothing was patched in this process, or None."""
     if os.environ.get(SWITCH) == '1':
         return f'the environment variable {SWITCH} is 1: unset it.'
     return _why_not[0] if _why_not else None
 
 
 def install() -> None:
-    """Wait for the first import of ``mmrazor``, then mend; idempotent."""
+    """Wait for the first import of ``mmrazor``, then patch; idempotent."""
     if os.environ.get(SWITCH) == '1':
         return
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -62,7 +62,7 @@ def install() -> None:
     if razor is not None:
         # Somebody imported it before us: too late for the finder.
         finder.waiting = False
-        _mend(razor.__spec__)
+        _patch(razor.__spec__)
 
 
 class _Finder:
@@ -79,10 +79,10 @@ class _Finder:
     ) -> ModuleSpec | None:
         """Part of the protocol of ``sys.meta_path``."""
         if name == 'mmrazor' and self.waiting:
-            return self._find(name, path, target, before=self._mend)
-        if name == CWD and _mended:
+            return self._find(name, path, target, before=self._patch)
+        if name == CWD and _patched:
             return self._find(name, path, target, after=_take_any_layout)
-        if (name + '.').startswith(STAND_IN + '.') and _mended:
+        if (name + '.').startswith(STAND_IN + '.') and _patched:
             from importlib.machinery import ModuleSpec
 
             return ModuleSpec(name, _StandIn(), is_package=name == STAND_IN)
@@ -96,10 +96,10 @@ class _Finder:
         before: Callable = lambda spec: None,
         after: Callable = lambda module: None,
     ) -> ModuleSpec | None:
-        """A module's real spec, made to mend before or after its code runs.
+        """A module's real spec, made to patch before or after its code runs.
 
         Looking for MMRazor (``importlib.util.find_spec``) must stay cheap, so
-        that the mending is tied to the execution of its ``__init__``.
+        that the patching is tied to the execution of its ``__init__``.
         """
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, 'find_spec'):
@@ -121,31 +121,31 @@ class _Finder:
         spec.loader.exec_module = exec_module
         return spec
 
-    def _mend(self, spec: ModuleSpec) -> None:
+    def _patch(self, spec: ModuleSpec) -> None:
         self.waiting = False
-        _mend(spec)
+        _patch(spec)
 
 
-def _mend(spec: ModuleSpec) -> None:
-    """Apply every mend, or say in one sentence why there is none."""
+def _patch(spec: ModuleSpec) -> None:
+    """Apply every patch, or say in one sentence why there is none."""
     reason = _unsupported(spec)
     if reason is not None:
         _why_not.append(reason)
         import warnings
 
-        warnings.warn(f'mmbckd mends nothing here: {reason}', stacklevel=2)
+        warnings.warn(f'mmbckd patches nothing here: {reason}', stacklevel=2)
         return
-    for mend in (
-        _mend_quantization,
-        _mend_checkpoints,
-        _mend_local_rank,
-        _mend_cpu_distributed,
-        _mend_cwd,
+    for patch in (
+        _patch_quantization,
+        _patch_checkpoints,
+        _patch_local_rank,
+        _patch_cpu_distributed,
+        _patch_cwd,
     ):
-        what = mend(spec)
+        what = patch(spec)
         if what is not None:
-            _mended.append(what)
-    _mend_log()
+            _patched.append(what)
+    _patch_log()
 
 
 def _unsupported(spec: ModuleSpec) -> str | None:
@@ -157,8 +157,8 @@ def _unsupported(spec: ModuleSpec) -> str | None:
             found[name] = importlib.import_module(name).__version__
         except ImportError as error:
             return (
-                f'{name} cannot be imported ({error}), install '
-                f'mmengine 0.10.x and torch>=2.1.'
+                f'{name} cannot be imported ({error}); install it: `pip '
+                'install "mmengine>=0.10,<0.11" "torch>=2.1"`.'
             )
     if (
         found['mmrazor'] == MMRAZOR
@@ -168,7 +168,7 @@ def _unsupported(spec: ModuleSpec) -> str | None:
         return None
     have = ', '.join(f'{name} {found[name]}' for name in sorted(found))
     return (
-        f'it knows mmrazor {MMRAZOR} with mmengine 0.10.x and torch>=2.1, '
+        f'it expects mmrazor {MMRAZOR} with mmengine 0.10.x and torch>=2.1, '
         f'but found {have}; run `pip install "mmrazor=={MMRAZOR}" '
         f'"mmengine>=0.10,<0.11" "torch>=2.1"`.'
     )
@@ -206,7 +206,7 @@ STAND_IN = 'mmrazor.structures.quantization.backend_config'
 BACKENDS = ('native', 'academic', 'openvino', 'tensorrt')
 
 
-def _mend_quantization(spec: ModuleSpec) -> str | None:
+def _patch_quantization(spec: ModuleSpec) -> str | None:
     if STAND_IN in sys.modules:
         return None
     return (
@@ -219,7 +219,7 @@ def _mend_quantization(spec: ModuleSpec) -> str | None:
 def _no_quantization(what: str) -> NotImplementedError:
     return NotImplementedError(
         f'{what} is not available: the quantization of mmrazor {MMRAZOR} '
-        'needs PyTorch 1.13 and mmbckd only mends its distillation, pruning '
+        'needs PyTorch 1.13 and mmbckd only patches its distillation, pruning '
         'and architecture search on PyTorch 2; to quantize, install '
         '"torch==1.13.*" in an environment without mmbckd.'
     )
@@ -319,10 +319,10 @@ def _history_method(owner: Any, name: Any) -> Callable:
 
     if owner is not HistoryBuffer or name not in STATISTICS:
         raise _refuse(
-            'a checkpoint may use getattr for the methods '
-            f'{", ".join(STATISTICS)} of HistoryBuffer only, but '
-            f'this one asks for {name!r} of {owner!r}: do not load '
-            'it unless you trust its author.'
+            'Expected a checkpoint to use getattr for the methods '
+            f'{", ".join(STATISTICS)} of HistoryBuffer only, but got '
+            f'{name!r} of {owner!r}. Do not load it unless you trust its '
+            'author.'
         )
     return vars(HistoryBuffer)[name]
 
@@ -333,16 +333,16 @@ def _plain_dtype(code: Any, *_: Any) -> Any:
 
     if not isinstance(code, str) or code not in DTYPES:
         raise _refuse(
-            'numpy objects in a checkpoint must be of a plain '
-            f'numeric dtype ({", ".join(DTYPES)}), but got '
-            f'{code!r}.'
+            'Expected numpy objects of a plain numeric dtype '
+            f'({", ".join(DTYPES)}) in a checkpoint, but got {code!r}. Do '
+            'not load it unless you trust its author.'
         )
     return np.dtype(code)
 
 
 def _ndarray() -> None:
     """``numpy.ndarray`` in a checkpoint: named there, but never called."""
-    raise _refuse('a checkpoint must not call numpy.ndarray.')
+    raise _refuse('Expected no call of numpy.ndarray in a checkpoint.')
 
 
 def _new_array(*_: Any) -> Any:
@@ -357,11 +357,11 @@ def _scalar(dtype: Any, data: Any) -> Any:
     import numpy as np
 
     if not isinstance(dtype, np.dtype) or len(data) != dtype.itemsize:
-        raise _refuse('a numpy scalar in a checkpoint is malformed.')
+        raise _refuse('A numpy scalar in the checkpoint is malformed.')
     return np.frombuffer(data, dtype)[0]
 
 
-def _mend_checkpoints(spec: ModuleSpec) -> str | None:
+def _patch_checkpoints(spec: ModuleSpec) -> str | None:
     import torch
 
     if _digits(torch.__version__) < (2, 6):
@@ -399,7 +399,7 @@ def _mend_checkpoints(spec: ModuleSpec) -> str | None:
 # tools know --local_rank only.
 
 
-def _mend_local_rank(spec: ModuleSpec) -> str | None:
+def _patch_local_rank(spec: ModuleSpec) -> str | None:
     roots = list(spec.submodule_search_locations or [])
     script = getattr(sys.modules.get('__main__'), '__file__', None)
     if not roots or not script:
@@ -431,7 +431,7 @@ def _mend_local_rank(spec: ModuleSpec) -> str | None:
 # DistributedDataParallel, whatever the backend.
 
 
-def _mend_cpu_distributed(spec: ModuleSpec) -> str | None:
+def _patch_cpu_distributed(spec: ModuleSpec) -> str | None:
     from mmengine.device import get_device
 
     if get_device() != 'cpu':
@@ -453,9 +453,9 @@ def _mend_cpu_distributed(spec: ModuleSpec) -> str | None:
             return
         if backend == 'nccl':
             raise ValueError(
-                'the backend nccl needs GPUs and PyTorch finds none: set '
-                "env_cfg = dict(dist_cfg=dict(backend='gloo')) in the config "
-                'to train on CPUs.'
+                'Expected a backend that works without GPUs, since PyTorch '
+                'finds none, but got nccl. To train on CPUs, set env_cfg = '
+                "dict(dist_cfg=dict(backend='gloo')) in the config."
             )
         distributed.init_process_group(backend=backend, **kwargs)
 
@@ -484,7 +484,7 @@ def _mend_cpu_distributed(spec: ModuleSpec) -> str | None:
 CWD = 'mmrazor.models.losses.cwd'
 
 
-def _mend_cwd(spec: ModuleSpec) -> str | None:
+def _patch_cwd(spec: ModuleSpec) -> str | None:
     if CWD in sys.modules:
         return None
     return (
@@ -509,8 +509,8 @@ def _take_any_layout(module: ModuleType) -> None:
 # --------------------------------------------------------------------------- #
 
 
-def _mend_log() -> None:
-    """Say in the log of every run what was mended."""
+def _patch_log() -> None:
+    """Say in the log of every run what was patched."""
     from functools import wraps
 
     from mmengine.runner import Runner
@@ -518,11 +518,11 @@ def _mend_log() -> None:
     log_env = Runner._log_env
 
     @wraps(log_env)
-    def log_env_and_mends(self: Any, env_cfg: dict) -> None:
+    def log_env_and_patches(self: Any, env_cfg: dict) -> None:
         log_env(self, env_cfg)
         self.logger.info(
-            'mmbckd mended mmrazor for this run (off with '
-            f'{SWITCH}=1): ' + '; '.join(_mended) + '.'
+            'mmbckd patched mmrazor for this run (off with '
+            f'{SWITCH}=1): ' + '; '.join(_patched) + '.'
         )
 
-    Runner._log_env = log_env_and_mends
+    Runner._log_env = log_env_and_patches

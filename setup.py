@@ -144,7 +144,12 @@ setup(
     packages=find_packages(include=['mmbckd', 'mmbckd.*']),
     py_modules=['mmbckd_compat'],
     package_data={
-        'mmbckd': ['.mim/model-index.yml', '.mim/**/*', 'report/*.html', 'datasets/*.yml']
+        'mmbckd': [
+            '.mim/model-index.yml',
+            '.mim/**/*',
+            'report/*.html',
+            'datasets/*.yml',
+        ]
     },
     # Checkpoints of benchmarks are for a clone. Here * stands for / too.
     exclude_package_data={'mmbckd': ['.mim/configs/mmseg/*.pth']},

@@ -1,6 +1,6 @@
 """``python -m mmbckd``: what to send with a bug report.
 
-Prints the environment, what the compat layer mended and what mmbckd has
+Prints the environment, what the compat layer patched and what mmbckd has
 registered. Exits with 1 if mmbckd does not work in this environment.
 """
 
@@ -108,8 +108,8 @@ def main() -> int:
     """Print the report; 0 if all is well."""
     print('mmbckd: environment report')
     table('Environment', environment())
-    print('\nMended for mmrazor on PyTorch 2')
-    for line in mmbckd_compat.mended() or [
+    print('\nPatched for mmrazor on PyTorch 2')
+    for line in mmbckd_compat.patched() or [
         f'nothing: {mmbckd_compat.why_not() or "mmrazor is not imported"}'
     ]:
         print(f'  {line}')

@@ -79,17 +79,17 @@ def test_mim_trains_with_mmrazors_own_distillation(train_log, work_dir):
     assert (work_dir / 'iter_4.pth').exists()
 
 
-def test_log_says_once_what_was_mended(train_log, work_dir):
-    assert train_log.count('mmbckd mended mmrazor for this run') == 1
+def test_log_says_once_what_was_patched(train_log, work_dir):
+    assert train_log.count('mmbckd patched mmrazor for this run') == 1
     (file,) = work_dir.glob('*/*.log')
-    assert file.read_text().count('mmbckd mended mmrazor') == 1
+    assert file.read_text().count('mmbckd patched mmrazor') == 1
 
 
 def test_two_processes_train_validate_and_save(resume_log, work_dir):
     assert 'Distributed training: True' in resume_log
     assert 'GPU number: 2' in resume_log
     assert '[2/2]    aAcc' in resume_log  # each rank had two of four images
-    assert resume_log.count('mmbckd mended mmrazor for this run') == 1
+    assert resume_log.count('mmbckd patched mmrazor for this run') == 1
     assert '--local-rank is handed to' in resume_log.replace(
         "launcher's --local-rank", '--local-rank'
     )

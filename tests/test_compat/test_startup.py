@@ -65,7 +65,7 @@ def counted(self, name, *rest):
     return find_spec(self, name, *rest)
 mmbckd_compat._Finder.find_spec = counted
 mmbckd_compat._Finder._find = lambda self, name, *_: looked_for.append(name)
-mmbckd_compat._mend = lambda spec: looked_for.append(spec.name)
+mmbckd_compat._patch = lambda spec: looked_for.append(spec.name)
 for name in ('json', 'xml.dom'):
     sys.modules.pop(name, None)
     __import__(name)
@@ -108,7 +108,7 @@ def test_without_the_layer_one_sentence_says_what_to_do():
     )
 
 
-def test_report_shows_versions_mends_and_registered_names():
+def test_report_shows_versions_patches_and_registered_names():
     done = python('-W', 'ignore', '-m', 'mmbckd')
     assert done.returncode == 0, done.stderr
     for word in (

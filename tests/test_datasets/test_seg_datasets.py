@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
+from PIL import Image
 
 from mmbckd.datasets.street_scenes import write_dataset
+from tests.data_layouts import write_camvid
 
 
 def build(kind, root, **kwargs):
@@ -58,8 +60,14 @@ def test_missing_and_empty_folders_say_what_to_do(
     assert hint in str(error.value) and 'images/val' in str(error.value)
 
 
-def test_camvid_has_the_eleven_classes_of_the_segnet_split(tmp_path):
-    from mmbckd.datasets import CamVidDataset
-
-    meta = CamVidDataset.METAINFO
-    assert len(meta['classes']) == len(meta['palette']) == 11
+def test_camvid_loads_with_its_labels(tmp_path):
+    """Class ids as they are in the files, 255 where nothing is labeled."""
+    write_camvid(tmp_path)
+    dataset = build('CamVidDataset', tmp_path)
+    assert len(dataset) == 1
+    sample = dataset[0]
+    labels = np.array(Image.open(sample['seg_map_path']))
+    np.testing.assert_array_equal(sample['gt_seg_map'], labels)
+    num_classes = len(dataset.metainfo['classes'])
+    assert num_classes == len(dataset.metainfo['palette'])
+    assert set(np.unique(labels)) <= {*range(num_classes), 255}
