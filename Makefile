@@ -1,5 +1,6 @@
 # make quickstart   set up, then distil a small student and compare
 # make test         set up, then run the whole test suite
+# make coverage     the same, and say which lines it runs
 # make lint         set up, then check style and types
 # make tables       set up, then fill the tables of the docs from results/
 # make setup        .venv with everything in it (done once)
@@ -8,13 +9,21 @@
 
 DONE := .venv/setup.done
 
-.PHONY: quickstart test lint tables setup
+# Test files are shared out to this many processes of one thread each.
+WORKERS := 2
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
+	-n $(WORKERS) --dist loadfile
+
+.PHONY: quickstart test coverage lint tables setup
 
 quickstart: setup
 	.venv/bin/python tools/quickstart.py
 
 test: setup
-	.venv/bin/python -m pytest
+	$(PYTEST)
+
+coverage: setup
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 lint: setup
 	.venv/bin/ruff check .

@@ -1,23 +1,99 @@
 """What the walks over the configs share."""
 
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import mmdet
+import mmrazor
+import mmseg
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.fileio import load
 from mmengine.hooks import Hook
 from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner import Runner
 
 from mmbckd.models.algorithms import frozen_teacher_distill
 
+ROOT = Path(__file__).parents[1]
+# The configs of one student and teacher follow one another.
+ALL_CONFIGS = sorted(
+    (
+        path
+        for folder in ('quickstart', 'mmseg', 'mmdet')
+        for path in (ROOT / 'configs' / folder).rglob('*.py')
+    ),
+    key=lambda p: (p.parent, p.stem.partition('_')[2], p.stem),
+)
+MMSEG, MMDET, MMRAZOR = (
+    Path(package.__file__).parent / '.mim/configs'
+    for package in (mmseg, mmdet, mmrazor)
+)
 
-def in_rows(configs) -> list[Path]:
-    """Configs of one student and teacher follow one another."""
-    return sorted(
-        configs, key=lambda p: (p.parent, p.stem.partition('_')[2], p.stem)
+# What a student has to learn from its teacher, by how the config's name
+# begins.
+BCKD = {'loss_bd', 'loss_cd'}
+PKD = {f'loss_pkd_fpn{i}' for i in range(4)}
+TERMS = {
+    'bckd': BCKD,
+    'bckd-bd': {'loss_bd'},
+    'bckd-bkd': BCKD | {'loss_kd'},
+    'bckd-cd': {'loss_cd'},
+    'bckd-cwd': BCKD | {'loss_cwd'},
+    'bckd-label': BCKD,
+    'bckd-pkd': BCKD | PKD,
+    'bkd': {'loss_kd'},
+    'cwd': {'loss_cwd'},
+    'kd': {'loss_kd'},
+    'pkd': PKD,
+}
+
+
+def terms(path: Path) -> set:
+    """The distillation losses that the name of a config promises."""
+    return TERMS.get(path.stem.partition('_')[0], set())
+
+
+@cache
+def config(path: Path) -> Config:
+    """A config that is only looked at."""
+    return Config.fromfile(path)
+
+
+metafile = cache(load)
+
+
+def file_of(name: str) -> Path:
+    """The file of the config that a config here names."""
+    scope, _, path = name.rpartition('::')
+    if not scope:
+        return Path(path).resolve()
+    return dict(mmseg=MMSEG, mmdet=MMDET)[scope] / path
+
+
+def upstream(stem: str) -> Path | None:
+    """MMSegmentation's or MMDetection's config of this name."""
+    return next(
+        (path for root in (MMSEG, MMDET) for path in root.rglob(f'{stem}.py')),
+        None,
     )
+
+
+def plain(node, dropped: tuple = ()):
+    """A part of a config without the keys ``dropped``, and without the scope
+    that inheriting over packages adds."""
+    if isinstance(node, (list, tuple)):
+        return [plain(child, dropped) for child in node]
+    if not isinstance(node, (dict, Config)):
+        return node
+    return {
+        key: plain(child, dropped)
+        for key, child in node.items()
+        if key not in ('_scope_', *dropped)
+    }
 
 
 def each(configs) -> pytest.MarkDecorator:

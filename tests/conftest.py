@@ -1,3 +1,4 @@
+import os
 from functools import cache
 
 import mmengine.config.utils
@@ -7,6 +8,11 @@ from mmengine.registry import init_default_scope
 from mmseg.utils import register_all_modules
 
 import mmbckd  # noqa: F401
+
+# The workers of pytest-xdist and what they start share the cores.
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    os.environ['OMP_NUM_THREADS'] = '1'
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

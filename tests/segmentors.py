@@ -7,88 +7,89 @@ from mmseg.structures import SegDataSample
 NUM_CLASSES = 5
 
 
-def cnn_segmentor(base_channels=8, num_classes=NUM_CLASSES, dropout=0.1):
-    """A ResNet-18 with an FPN: features of strides 4 to 32, logits of 4."""
-    norm_cfg = dict(type='BN')
+def _segmentor(backbone, decode_head, dropout=0.1, **kwargs):
+    head = dict(
+        dropout_ratio=dropout,
+        norm_cfg=dict(type='BN'),
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss'),
+        **decode_head,
+    )
     return dict(
         type='EncoderDecoder',
         _scope_='mmseg',
         data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
-        backbone=dict(
-            type='ResNetV1c',
-            depth=18,
-            base_channels=base_channels,
-            out_indices=(0, 1, 2, 3),
-            norm_cfg=norm_cfg,
+        backbone=backbone,
+        decode_head=head,
+        train_cfg=dict(),
+        test_cfg=dict(mode='whole'),
+        **kwargs,
+    )
+
+
+def _resnet18(base_channels, out_indices, **kwargs):
+    return dict(
+        type='ResNetV1c',
+        depth=18,
+        base_channels=base_channels,
+        out_indices=out_indices,
+        norm_cfg=dict(type='BN'),
+        **kwargs,
+    )
+
+
+def cnn_segmentor(base_channels=8, num_classes=NUM_CLASSES, dropout=0.1):
+    """A ResNet-18 with an FPN: features of strides 4 to 32, logits of 4."""
+    return _segmentor(
+        _resnet18(base_channels, out_indices=(0, 1, 2, 3)),
+        dict(
+            type='FPNHead',
+            in_channels=[16] * 4,
+            in_index=[0, 1, 2, 3],
+            feature_strides=[4, 8, 16, 32],
+            channels=8,
+            num_classes=num_classes,
         ),
+        dropout,
         neck=dict(
             type='FPN',
             in_channels=[base_channels * 2**i for i in range(4)],
             out_channels=16,
             num_outs=4,
         ),
-        decode_head=dict(
-            type='FPNHead',
-            in_channels=[16] * 4,
-            in_index=[0, 1, 2, 3],
-            feature_strides=[4, 8, 16, 32],
-            channels=8,
-            dropout_ratio=dropout,
-            num_classes=num_classes,
-            norm_cfg=norm_cfg,
-            align_corners=False,
-            loss_decode=dict(type='CrossEntropyLoss'),
-        ),
-        train_cfg=dict(),
-        test_cfg=dict(mode='whole'),
     )
 
 
 def transformer_segmentor(num_classes=NUM_CLASSES):
     """A SegFormer of another width, with stochastic depth."""
-    return dict(
-        type='EncoderDecoder',
-        _scope_='mmseg',
-        data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
-        backbone=dict(
+    return _segmentor(
+        dict(
             type='MixVisionTransformer',
             embed_dims=8,
             num_layers=[1, 1, 1, 1],
             num_heads=[1, 2, 5, 8],
             drop_path_rate=0.5,
         ),
-        decode_head=dict(
+        dict(
             type='SegformerHead',
             in_channels=[8, 16, 40, 64],
             in_index=[0, 1, 2, 3],
             channels=16,
-            dropout_ratio=0.1,
             num_classes=num_classes,
-            norm_cfg=dict(type='BN'),
-            align_corners=False,
-            loss_decode=dict(type='CrossEntropyLoss'),
         ),
-        train_cfg=dict(),
-        test_cfg=dict(mode='whole'),
     )
 
 
 def dilated_segmentor(num_classes=NUM_CLASSES):
     """A ResNet-18-D8 with one feature map: logits of stride 8."""
-    return dict(
-        type='EncoderDecoder',
-        _scope_='mmseg',
-        data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
-        backbone=dict(
-            type='ResNetV1c',
-            depth=18,
-            base_channels=8,
+    return _segmentor(
+        _resnet18(
+            8,
             out_indices=(3,),
             strides=(1, 2, 1, 1),
             dilations=(1, 1, 2, 4),
-            norm_cfg=dict(type='BN'),
         ),
-        decode_head=dict(
+        dict(
             type='FCNHead',
             in_channels=64,
             in_index=0,
@@ -96,12 +97,7 @@ def dilated_segmentor(num_classes=NUM_CLASSES):
             num_convs=1,
             concat_input=False,
             num_classes=num_classes,
-            norm_cfg=dict(type='BN'),
-            align_corners=False,
-            loss_decode=dict(type='CrossEntropyLoss'),
         ),
-        train_cfg=dict(),
-        test_cfg=dict(mode='whole'),
     )
 
 

@@ -6,44 +6,35 @@ metafile.
 """
 
 import re
-from functools import cache
 from pathlib import Path
 
-import mmrazor
-import mmseg
 import pytest
 from mim.commands.search import convert2df
 from mmengine.config import Config
-from mmengine.fileio import load
 from mmengine.runner import Runner
 from modelindex.load_model_index import load as load_model_index
 
-from tests.config_walk import Witness, each, in_rows, without_needless_work
+from tests.config_walk import (
+    ALL_CONFIGS,
+    MMRAZOR,
+    MMSEG,
+    ROOT,
+    Witness,
+    config,
+    each,
+    file_of,
+    metafile,
+    plain,
+    terms,
+    upstream,
+    without_needless_work,
+)
 from tests.data_layouts import write_datasets
 
 pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = in_rows(
-    path
-    for folder in ('quickstart', 'mmseg')
-    for path in (ROOT / 'configs' / folder).rglob('*.py')
-)
-MMSEG = Path(mmseg.__file__).parent / '.mim' / 'configs'
-MMRAZOR = Path(mmrazor.__file__).parent / '.mim' / 'configs'
-
-# What a student has to learn from its teacher, by how the config's name
-# begins.
-TERMS = {
-    'bckd': {'loss_bd', 'loss_cd'},
-    'bckd-bd': {'loss_bd'},
-    'bckd-cd': {'loss_cd'},
-    'bckd-cwd': {'loss_bd', 'loss_cd', 'loss_cwd'},
-    'bckd-bkd': {'loss_bd', 'loss_cd', 'loss_kd'},
-    'bkd': {'loss_kd'},
-    'cwd': {'loss_cwd'},
-    'kd': {'loss_kd'},
-}
+MMDET_CONFIGS = ROOT / 'configs/mmdet'
+CONFIGS = [p for p in ALL_CONFIGS if not p.is_relative_to(MMDET_CONFIGS)]
 # The zoo: teacher and student, and the schedules of the four data sets.
 PAIRS = [
     ('pspnet_r101-d8', 'pspnet_r18-d8'),
@@ -76,49 +67,8 @@ DATASETS = {
 }
 
 
-def terms(path: Path) -> set:
-    """The distillation losses that the name of a config promises."""
-    return TERMS.get(path.stem.partition('_')[0], set())
-
-
 every_config = each(CONFIGS)
 every_distillation = each([path for path in CONFIGS if terms(path)])
-
-
-@cache
-def config(path: Path) -> Config:
-    """A config that is only looked at."""
-    return Config.fromfile(path)
-
-
-def file_of(name: str) -> Path:
-    """The file of the config that a config here names."""
-    if '::' in name:
-        assert name.startswith('mmseg::')
-        return MMSEG / name.removeprefix('mmseg::')
-    return Path(name).resolve()
-
-
-metafile = cache(load)
-
-
-def upstream(stem: str) -> Path | None:
-    """MMSegmentation's config of this name."""
-    return next(MMSEG.rglob(f'{stem}.py'), None)
-
-
-def plain(node, dropped: tuple = ()):
-    """A part of a config without the keys ``dropped``, and without the scope
-    that inheriting over packages adds."""
-    if isinstance(node, (list, tuple)):
-        return [plain(child, dropped) for child in node]
-    if not isinstance(node, (dict, Config)):
-        return node
-    return {
-        key: plain(child, dropped)
-        for key, child in node.items()
-        if key not in ('_scope_', *dropped)
-    }
 
 
 # The walk
@@ -305,7 +255,7 @@ def test_derived_config_is_upstreams_model_on_upstreams_data(path):
             )
 
 
-@every_distillation
+@each([path for path in ALL_CONFIGS if terms(path)])
 def test_configs_of_a_row_differ_in_their_distiller_only(path):
     row = path.stem.partition('_')[2]
     assert plain(config(path), ('distiller',)) == plain(
@@ -336,12 +286,9 @@ def test_every_row_of_the_zoo_is_there(teacher, student):
 def test_mim_finds_every_config_where_it_lies():
     index = load_model_index(str(ROOT / 'mmbckd/.mim/model-index.yml'))
     index.check(silent=False)
-    found = dict(convert2df(index)['config'])
-    assert {
-        name: file
-        for name, file in found.items()
-        if file.startswith(('configs/quickstart/', 'configs/mmseg/'))
-    } == {path.stem: str(path.relative_to(ROOT)) for path in CONFIGS}
+    assert dict(convert2df(index)['config']) == {
+        path.stem: str(path.relative_to(ROOT)) for path in ALL_CONFIGS
+    }
 
 
 @every_config

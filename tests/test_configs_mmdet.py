@@ -6,42 +6,35 @@ truly what it is: its name, its teacher, its model and its metafile.
 
 from pathlib import Path
 
-import mmdet
-import mmrazor
 import pytest
 import torch
-from mim.commands.search import convert2df
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
-from modelindex.load_model_index import load as load_model_index
 
 from mmbckd.models.algorithms import frozen_teacher_distill
-from tests.config_walk import Witness, each, in_rows, without_needless_work
+from tests.config_walk import (
+    ALL_CONFIGS,
+    MMDET,
+    MMRAZOR,
+    ROOT,
+    Witness,
+    config,
+    each,
+    file_of,
+    metafile,
+    plain,
+    terms,
+    upstream,
+    without_needless_work,
+)
 from tests.data_layouts import write_camvid
 from tests.data_layouts_coco import write_coco
-from tests.test_configs import config, metafile, plain
 
 pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = in_rows((ROOT / 'configs/mmdet').rglob('*.py'))
-MMDET = Path(mmdet.__file__).parent / '.mim' / 'configs'
-MMRAZOR = Path(mmrazor.__file__).parent / '.mim' / 'configs'
-
-BCKD = {'loss_bd', 'loss_cd'}
-PKD = {f'loss_pkd_fpn{i}' for i in range(4)}
-# What a student has to learn from its teacher, by how the config's name
-# begins.
-TERMS = {
-    'bckd': BCKD,
-    'bckd-bd': {'loss_bd'},
-    'bckd-cd': {'loss_cd'},
-    'bckd-label': BCKD,
-    'bckd-pkd': BCKD | PKD,
-    'pkd': PKD,
-}
+CONFIGS = [p for p in ALL_CONFIGS if p.is_relative_to(ROOT / 'configs/mmdet')]
 # The zoo: teacher and student, as their configs are called.
 ROWS = [
     ('retinanet_r101_fpn_2x_coco', 'retinanet_r50_fpn_2x_coco'),
@@ -63,26 +56,8 @@ ROWS = [
 INSTANCE = ('mask-rcnn', 'solov2', 'condinst')
 
 
-def terms(path: Path) -> set:
-    """The distillation losses that the name of a config promises."""
-    return TERMS.get(path.stem.partition('_')[0], set())
-
-
 every_config = each(CONFIGS)
 every_distillation = each([path for path in CONFIGS if terms(path)])
-
-
-def upstream(stem: str) -> Path | None:
-    """MMDetection's config of this name."""
-    return next(MMDET.rglob(f'{stem}.py'), None)
-
-
-def file_of(name: str) -> Path:
-    """The file of the config that a config here names."""
-    if '::' in name:
-        assert name.startswith('mmdet::')
-        return MMDET / name.removeprefix('mmdet::')
-    return Path(name).resolve()
 
 
 def evaluates_masks(path: Path) -> bool:
@@ -294,14 +269,6 @@ def test_teacher_is_the_one_of_its_checkpoint_and_fits_the_student(path):
     )
 
 
-@every_distillation
-def test_configs_of_a_row_differ_in_their_distiller_only(path):
-    row = path.stem.partition('_')[2]
-    assert plain(config(path), ('distiller',)) == plain(
-        config(path.with_name(f'bckd_{row}.py')), ('distiller',)
-    )
-
-
 @pytest.mark.parametrize('teacher, student', ROWS, ids='-'.join)
 def test_every_row_of_the_zoo_is_there(teacher, student):
     here = {path.stem: path for path in CONFIGS}
@@ -344,16 +311,6 @@ SCHEDULE = (
     'param_scheduler',
     'train_cfg',
 )
-
-
-def test_mim_finds_every_config_where_it_lies():
-    index = load_model_index(str(ROOT / 'mmbckd/.mim/model-index.yml'))
-    found = dict(convert2df(index)['config'])
-    assert {
-        name: file
-        for name, file in found.items()
-        if file.startswith('configs/mmdet/')
-    } == {path.stem: str(path.relative_to(ROOT)) for path in CONFIGS}
 
 
 @every_config
