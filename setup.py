@@ -77,8 +77,8 @@ class EditableWheel(editable_wheel):
         ]
         if len(wheels) != 1:
             raise RuntimeError(
-                f'expected one editable wheel in '
-                f'{self.dist_dir}, but found {wheels}.'
+                f'Expected one editable wheel in {self.dist_dir}, but found '
+                f'{wheels}. Empty that folder and build again.'
             )
         wheel = os.path.join(self.dist_dir, wheels[0])
         with zipfile.ZipFile(wheel) as archive:

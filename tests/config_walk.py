@@ -3,7 +3,6 @@
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import mmdet
 import mmrazor
@@ -13,7 +12,6 @@ import torch
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.hooks import Hook
-from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner import Runner
 
 from mmbckd.models.algorithms import frozen_teacher_distill
@@ -121,21 +119,6 @@ class ModelBuilder:
 
 
 build_model = ModelBuilder()
-
-
-def without_needless_work(monkeypatch) -> None:
-    """No weights are downloaded, no model of a row is built twice, no garbage
-    is collected among all that is imported, and nothing is formatted only to
-    be printed."""
-    monkeypatch.setattr(frozen_teacher_distill, 'build_model', build_model)
-    monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
-    monkeypatch.setattr(
-        'mmengine.dataset.base_dataset.gc', SimpleNamespace(collect=int)
-    )
-    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
-    monkeypatch.setattr(
-        'mmengine.config.config.FormatCode', lambda text, **_: (text, False)
-    )
 
 
 class Witness(Hook):

@@ -57,7 +57,7 @@ def write_cityscapes(root: Path) -> None:
 
 
 def write_ade20k(root: Path) -> None:
-    """The scene parsing benchmark of ADE20K; label 0 is not labelled."""
+    """The scene parsing benchmark of ADE20K; label 0 is not labeled."""
     for split, short, number in (
         ('training', 'train', 2),
         ('validation', 'val', 1),
@@ -69,7 +69,7 @@ def write_ade20k(root: Path) -> None:
 
 
 def write_coco_stuff10k(root: Path) -> None:
-    """COCO-Stuff 10K, converted by mmseg; label 0 is not labelled."""
+    """COCO-Stuff 10K, converted by mmseg; label 0 is not labeled."""
     for split, number in (('train', 2), ('test', 1)):
         names = [f'COCO_train2014_{77 + i:012}' for i in range(number)]
         for i, name in enumerate(names):

@@ -27,7 +27,6 @@ from tests.config_walk import (
     plain,
     terms,
     upstream,
-    without_needless_work,
 )
 from tests.data_layouts import write_datasets
 
@@ -114,7 +113,9 @@ def one_small_step(path: Path, work_dir: Path) -> Config:
 
 
 @every_config
-def test_config_trains_and_is_evaluated(path, data, tmp_path, monkeypatch):
+def test_config_trains_and_is_evaluated(
+    path, data, tmp_path, monkeypatch, without_needless_work
+):
     """One iteration of the real runner on data in the real layout.
 
     Nothing of the config is changed but the size of the pictures and of the
@@ -126,7 +127,6 @@ def test_config_trains_and_is_evaluated(path, data, tmp_path, monkeypatch):
     monkeypatch.chdir(data)
     for name in ('MMBCKD_CAMVID', 'MMBCKD_STREET_SCENES'):
         monkeypatch.delenv(name, raising=False)
-    without_needless_work(monkeypatch)
 
     witness = Witness()
     runner = Runner.from_cfg(one_small_step(path, tmp_path))

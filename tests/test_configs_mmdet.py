@@ -27,7 +27,6 @@ from tests.config_walk import (
     plain,
     terms,
     upstream,
-    without_needless_work,
 )
 from tests.data_layouts import write_camvid
 from tests.data_layouts_coco import write_coco
@@ -86,11 +85,10 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _in_data_without_needless_work(data, monkeypatch):
+def _in_data(data, monkeypatch, without_needless_work):
     monkeypatch.chdir(data)
     for name in ('MMBCKD_COCO', 'MMBCKD_CAMVID'):
         monkeypatch.delenv(name, raising=False)
-    without_needless_work(monkeypatch)
 
 
 def each_value(node):

@@ -1,7 +1,7 @@
 """Class weights by median frequency, for WeightedCrossEntropyLoss.
 
 A class weighs as much as it is rare: the median of all frequencies by its own.
-The frequency of a class is its share of the labelled pixels of those training
+The frequency of a class is its share of the labeled pixels of those training
 images that it occurs in (Eigen and Fergus, ICCV 2015).
 """
 
@@ -26,11 +26,11 @@ def parse_args() -> argparse.Namespace:
 def median_frequency_weights(
     label_maps: Iterable[np.ndarray], num_classes: int
 ) -> list[float]:
-    """The weight of each class.
+    """The weight of each class, by median frequency balancing.
 
     Args:
         label_maps (Iterable[np.ndarray]): Integer maps; what is not in
-            0 … ``num_classes`` - 1 is not labelled.
+            0 … ``num_classes`` - 1 is not labeled.
         num_classes (int): Number of classes.
 
     Returns:
@@ -38,21 +38,25 @@ def median_frequency_weights(
 
     Raises:
         ValueError: If a class does not occur.
+
+    References:
+        Eigen, Fergus. Predicting depth, surface normals and semantic labels
+        with a common multi-scale convolutional architecture. ICCV 2015.
     """
     pixels = np.zeros(num_classes)
-    labelled = np.zeros(num_classes)
+    labeled = np.zeros(num_classes)
     for label_map in label_maps:
         here = label_map[(label_map >= 0) & (label_map < num_classes)]
         counts = np.bincount(here, minlength=num_classes)
         pixels += counts
-        labelled += (counts > 0) * counts.sum()
+        labeled += (counts > 0) * counts.sum()
     if not pixels.all():
         raise ValueError(
             'Expected every class in the training labels, but '
-            f'{np.flatnonzero(pixels == 0).tolist()} do not '
-            'occur in them.'
+            f'{np.flatnonzero(pixels == 0).tolist()} do not occur in them. '
+            'Leave them out of the classes, or get labels that have them.'
         )
-    frequency = pixels / labelled
+    frequency = pixels / labeled
     return (np.median(frequency) / frequency).tolist()
 
 

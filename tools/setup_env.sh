@@ -105,14 +105,14 @@ install_pinned() {
 
 # With a GPU, nvcc of PyTorch's CUDA version and thus CUDA operators; without
 # one of them, CPU operators, which is all that semantic segmentation needs.
-mmcv_flavour() {
+mmcv_flavor() {
     "$VENV/bin/python" - <<'EOF'
 import re
 import subprocess
 
 import torch
 
-flavour = ''
+flavor = ''
 if torch.cuda.is_available():
     from torch.utils.cpp_extension import CUDA_HOME
     try:
@@ -122,8 +122,8 @@ if torch.cuda.is_available():
         said = ''
     found = re.search(r'release (\d+)\.', said)
     if found and found[1] == torch.version.cuda.split('.')[0]:
-        flavour = '-cu' + torch.version.cuda.replace('.', '')
-print(flavour)
+        flavor = '-cu' + torch.version.cuda.replace('.', '')
+print(flavor)
 EOF
 }
 
@@ -134,7 +134,7 @@ build_mmcv() {  # into the folder $1
     rm -rf "$VENV/mmcv-wheel"
     : >"$log"
     # CUDA operators have sources of their own, and take the plain build.
-    if [ -z "$FLAVOUR" ]; then
+    if [ -z "$FLAVOR" ]; then
         say "building mmcv's operators once, 2 to 5 minutes" \
             "(output in $log) ..."
         compile_mmcv merged || say "  merging mmcv's sources failed (see" \
@@ -163,7 +163,7 @@ compile_mmcv() {  # merged | plain
     (
         export PATH="$PWD/$VENV/bin:$PATH" MMCV_WITH_OPS=1 \
             MAX_JOBS="${MAX_JOBS:-$(nproc)}"
-        [ -n "$FLAVOUR" ] || export CUDA_VISIBLE_DEVICES=
+        [ -n "$FLAVOR" ] || export CUDA_VISIBLE_DEVICES=
         rm -rf "$source"
         # mmcv's setup.py imports the PyTorch that is installed, and pip's own
         # cache of built wheels knows nothing about PyTorch.
@@ -196,8 +196,8 @@ compile_mmcv() {  # merged | plain
 
 install_mmcv() {
     local wheel
-    FLAVOUR=$(mmcv_flavour)
-    CACHE=$CACHE$FLAVOUR
+    FLAVOR=$(mmcv_flavor)
+    CACHE=$CACHE$FLAVOR
     wheel=$(find_mmcv)
     if [ -z "$wheel" ]; then
         build_mmcv "$CACHE"

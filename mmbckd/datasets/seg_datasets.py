@@ -42,7 +42,7 @@ class CamVidDataset(_FolderDataset):
 
     Expected layout under ``data_root``: ``images/{train,val}/*.jpg`` and
     ``annotations/{train,val}/*.png``, the PNGs holding class ids 0 to 10 and
-    255 where the image is not labelled.
+    255 where the image is not labeled.
 
     References:
         - Brostow, Fauqueur, Cipolla. Semantic object classes in video: a

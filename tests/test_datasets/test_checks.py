@@ -300,7 +300,7 @@ def test_label_outside_the_classes_is_named(check, name):
 
 
 @pytest.mark.parametrize('name', CLASSES)
-def test_label_map_of_another_size_or_in_colours_is_named(check, name):
+def test_label_map_of_another_size_or_in_color_is_named(check, name):
     file = FILES[name][1]
     labels = Image.open(file)
     shape = (labels.height, labels.width)

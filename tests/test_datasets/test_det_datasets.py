@@ -20,7 +20,7 @@ PIPELINE = [
 
 
 def blobs(seed):
-    """Large and small regions of all classes, and what is not labelled."""
+    """Large and small regions of all classes, and what is not labeled."""
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, len(EVERY), (6, 8), np.uint8).repeat(16, 0)
     classes = classes.repeat(16, 1)
@@ -114,7 +114,7 @@ def test_images_without_instances_are_left_out_of_training_if_asked(root):
         build(root, filter_cfg=dict(min_size=32))
 
 
-def test_what_is_found_as_labelled_scores_1(root):
+def test_what_is_found_as_labeled_scores_1(root):
     dataset = build(root)
     metric = CocoBoundaryMetric(metric=['bbox', 'segm'])
     metric.dataset_meta = dataset.metainfo
