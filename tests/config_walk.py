@@ -170,8 +170,9 @@ class Witness(Hook):
         assert set(self.distilled) == expected
         for name, loss in self.distilled.items():
             # MMRazor's CWD, of teacher and student with random weights all but
-            # 0, is computed in the bfloat16 of the logits.
-            assert loss > (-0.01 if name == 'loss_cwd' else 0), name
+            # 0, is computed in the bfloat16 of the logits: five times a sum
+            # over the pixels, each off by up to 1/256 of itself.
+            assert loss > (-0.05 if name == 'loss_cwd' else 0), name
         for name, gradient in self.reached.items():
             assert gradient.isfinite().all() and gradient.any(), name
         assert self.finite
