@@ -4,7 +4,8 @@ Beyond the packages, a wheel of mmbckd holds two things:
 
 * ``mmbckd_compat.pth`` in site-packages, which makes every start of that
   Python call ``mmbckd_compat.install()`` (see that module);
-* ``mmbckd/.mim/``, where ``mim`` looks for configs, tools and the model index.
+* ``mmbckd/.mim/``, where ``mim`` looks for configs, tools and the model index;
+  the definitions of tables are beside them.
   In the source tree these are links, so that nothing is copied at build time.
 
 A development install (``pip install -e .``) gets the same: setuptools would
@@ -147,7 +148,7 @@ setup(
         'mmbckd': [
             '.mim/model-index.yml',
             '.mim/**/*',
-            'report/*.html',
+            'analysis/report/*.html',
             'datasets/*.yml',
         ]
     },

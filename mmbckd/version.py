@@ -30,6 +30,9 @@ UNDECLARED = {
     'packaging': '',
     'rich': '',
     'jinja2': '',
+    'pandas': '',
+    'tabulate': '',  # pandas' Markdown
+    'filelock': '>=4.1',
     'joblib': '',  # mmrazor
     'scipy': '',  # mmrazor
     'scikit-learn': '',  # mmrazor

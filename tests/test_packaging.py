@@ -101,7 +101,7 @@ def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
         'mmbckd_compat.pth',
         'mmbckd/__main__.py',
         'mmbckd/functional/__init__.py',
-        'mmbckd/report/report.html',
+        'mmbckd/analysis/report/report.html',
         'mmbckd/datasets/layouts.yml',
         'mmbckd/.mim/model-index.yml',
         'mmbckd/.mim/tools/train.py',
@@ -110,7 +110,7 @@ def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
     } <= files
     shipped = {
         path.relative_to(source).as_posix()
-        for folder in ('configs', 'tools')
+        for folder in ('configs', 'tables', 'tools')
         for path in (source / folder).rglob('*')
         if path.is_file() and '__pycache__' not in path.parts
     }
@@ -128,7 +128,7 @@ def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
 
 
 def test_build_writes_nothing_into_the_package(wheel, source):
-    for name in ('configs', 'tools', 'model-index.yml'):
+    for name in ('configs', 'tables', 'tools', 'model-index.yml'):
         assert (source / 'mmbckd' / '.mim' / name).is_symlink()
 
 

@@ -24,23 +24,28 @@ from mmengine.runner import Runner
 from PIL import Image
 from scipy.spatial.distance import cdist
 
-from mmbckd.report import write_report
-from mmbckd.report.curves import loss_curves, metric_curves, smooth, style
-from mmbckd.report.images import compare_images, pick_images, score
-from mmbckd.report.predictions import Predictor, build_dataset, build_student
-from mmbckd.report.runs import (
+from mmbckd.analysis.formatting import lower_is_better
+from mmbckd.analysis.predictions import Predictor, build_dataset, build_student
+from mmbckd.analysis.report import write_report
+from mmbckd.analysis.report.comparison import (
+    ABSENT,
+    config_table,
+    metric_table,
+)
+from mmbckd.analysis.report.curves import (
+    loss_curves,
+    metric_curves,
+    smooth,
+    style,
+)
+from mmbckd.analysis.report.images import compare_images, pick_images, score
+from mmbckd.analysis.runs import (
     Log,
     Run,
     find_checkpoint,
     read_log,
     read_run,
     run_names,
-)
-from mmbckd.report.tables import (
-    ABSENT,
-    config_table,
-    lower_is_better,
-    metric_table,
 )
 from mmbckd.visualization import ERROR_COLORS
 from tests.segmentors import cnn_segmentor

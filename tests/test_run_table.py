@@ -20,11 +20,12 @@ from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
+from scipy.stats import ttest_rel
 
-from mmbckd.report.runs import Log, read_log
-from mmbckd.tables import (
+from mmbckd.analysis.cost import model_cost
+from mmbckd.analysis.runs import Log, copy_log, read_log, results_log
+from mmbckd.analysis.tables import (
     Row,
-    Statistic,
     execution,
     plan,
     read_table,
@@ -32,17 +33,15 @@ from mmbckd.tables import (
     to_csv,
     to_markdown,
 )
-from mmbckd.tables.cost import model_cost
-from mmbckd.tables.execution import Device, run_jobs
-from mmbckd.tables.jobs import derive_config, minutes_left
-from mmbckd.tables.logs import copy_log, results_log
-from mmbckd.tables.summary import gap_closed
+from mmbckd.analysis.tables.execution import Device, run_jobs
+from mmbckd.analysis.tables.jobs import derive_config, minutes_left
+from mmbckd.analysis.tables.summary import gap_closed, paired_difference
 
 pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / 'tools'
-TABLES = sorted((ROOT / 'configs/tables').glob('*.yml'))
+TABLES = sorted((ROOT / 'tables').glob('*.yml'))
 TOY = ROOT / 'tests/test_compat/toy_distill.py'
 CPU = Device('')
 
@@ -451,6 +450,14 @@ def test_row_that_cannot_be_trained_is_named(toy, change):
 # -------------------------------------------------------------------- figures
 
 
+def cells_of(lines: list) -> list:
+    """The cells of Markdown tables, without the rules below the headings."""
+    rows = [line.strip('|').split('|') for line in lines if '|' in line]
+    return [
+        [cell.strip() for cell in row] for row in rows if '---' not in row[0]
+    ]
+
+
 def table_of(path: Path, values: dict, seeds: list, **changes):
     """A table's summary, of values by (title, seed)."""
     table = read_table(
@@ -506,13 +513,13 @@ def test_means_deviations_gains_and_shares_are_right(toy):
         [0, 1, 2],
     )
 
-    lines = to_markdown(summary)
-    assert lines[0] == '|  | mIoU ↑ | b0_err ↓ | seeds |'
-    assert '| teacher | 50.00 | 2.00 | 1 |' in lines
-    assert '| student | 40.00 ± 1.00 | 4.00 ± 0.00 | 3 |' in lines
-    assert '| BCKD | 42.50 ± 0.71 | 3.50 ± 0.71 | 2 of 3 |' in lines
-    assert '| CWD | not run | not run | 0 of 3 |' in lines
-    assert '| BCKD | +2.50 (25%) | -0.50 (25%) |' in lines
+    lines = cells_of(to_markdown(summary))
+    assert lines[0] == ['', 'mIoU ↑', 'b0_err ↓', 'seeds']
+    assert ['teacher', '50.00', '2.00', '1'] in lines
+    assert ['student', '40.00 ± 1.00', '4.00 ± 0.00', '3'] in lines
+    assert ['BCKD', '42.50 ± 0.71', '3.50 ± 0.71', '2 of 3'] in lines
+    assert ['CWD', 'not run', 'not run', '0 of 3'] in lines
+    assert ['BCKD', '+2.50 (25%)', '-0.50 (25%)'] in lines
 
     found = list(csv.DictReader(io.StringIO(to_csv(summary))))
     assert float(found[2]['mIoU gain']) == 2.5
@@ -531,16 +538,93 @@ def test_without_teacher_or_gap_there_is_no_share(toy):
             [0],
         )
     )
-    assert '| BCKD | 41.00 | — | 1 |' in lines
-    assert '| BCKD | +1.00 (—) | — |' in lines
+    assert ['BCKD', '41.00', '—', '1'] in cells_of(lines)
+    assert ['BCKD', '+1.00 (—)', '—'] in cells_of(lines)
 
 
-def test_deviation_is_that_of_a_sample():
-    values = [1.0, 2.0, 4.0, 9.0]
-    found = Statistic.of(values)
-    assert found.std == pytest.approx(np.std(values, ddof=1))
-    assert found.mean == statistics.fmean(values)
-    assert Statistic.of([3.0]).std is None and Statistic.of([]) is None
+def test_interval_of_a_paired_difference_is_that_of_the_paired_t_test():
+    rng = np.random.default_rng(0)
+    row, rival = rng.normal(size=(2, 5))
+    found = paired_difference(row, rival)
+    expected = ttest_rel(row, rival).confidence_interval(0.95)
+    assert found['mean'] == pytest.approx((row - rival).mean())
+    assert (found['low'], found['high']) == pytest.approx(tuple(expected))
+    # By hand: t of 97.5 % is 4.3027 with 2 degrees of freedom, s = 1.
+    found = paired_difference([11.0, 12.0, 13.0], [10.0, 10.0, 10.0])
+    assert found['low'] == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-4)
+    assert paired_difference([3.0], [1.0]) is None
+
+
+def test_differences_are_paired_by_the_seeds_that_both_have(toy):
+    summary = table_of(
+        toy,
+        {
+            ('student', 0): dict(mIoU=39.0),
+            ('student', 1): dict(mIoU=41.0),
+            ('student', 2): dict(mIoU=90.0),
+            ('BCKD', 1): dict(mIoU=43.1),
+            ('BCKD', 0): dict(mIoU=41.0),
+            ('CWD', 0): dict(mIoU=41.0),
+        },
+        [0, 1, 2],
+        rival='CWD',
+    )
+    rows = {row['title']: row for row in summary['rows']}
+    paired = rows['BCKD']['paired']
+    assert list(paired) == ['student', 'CWD']
+    cell = paired['student']['mIoU']
+    assert cell['seeds'] == [0, 1] and cell['mean'] == pytest.approx(2.05)
+    assert paired['CWD'] == rows['CWD']['paired']['student'] == {}
+    assert 'paired' not in rows['student']
+    lines = cells_of(to_markdown(summary))
+    # t of 97.5 % is 12.706 with 1 degree of freedom, s / sqrt(2) = 0.05.
+    assert ['BCKD − student', '**+2.05 [+1.41, +2.69]**', '—'] in lines
+    assert ['BCKD − CWD', '—', '—'] in lines
+    found = list(csv.DictReader(io.StringIO(to_csv(summary))))
+    assert float(found[2]['mIoU - student low']) == cell['low']
+    assert found[1]['mIoU - student low'] == ''
+    json.dumps(summary, allow_nan=False)
+
+
+def test_interval_that_holds_0_is_not_marked(toy):
+    values = {('student', 0): 40.0, ('student', 1): 40.0}
+    values |= {('BCKD', 0): 41.0, ('BCKD', 1): 40.5}
+    values = {key: dict(mIoU=value) for key, value in values.items()}
+    lines = cells_of(to_markdown(table_of(toy, values, [0, 1])))
+    assert ['BCKD − student', '+0.75 [-2.43, +3.93]', '—'] in lines
+
+
+def test_rival_that_is_no_row_is_named(toy):
+    with pytest.raises(ValueError, match="`rival` .* got 'MGD'.*toy.yml"):
+        table_of(toy, {}, [0], rival=['CWD', 'MGD'])
+
+
+def test_time_of_a_training_is_told_if_asked_for(toy):
+    """The first records, which hold the warm-up, do not count."""
+    table = read_table(write(toy, time=True))
+    seconds = [9.0, 5.0, 4.0, 1.0, 2.0, 3.0]
+    train = [
+        dict(time=s, iter=i, step=i)
+        for i, s in zip(range(10, 70, 10), seconds)
+    ]
+    log = Log(train, [dict(mIoU=1.0, iter=60)])
+    summary = summarize(table, lambda row, seed: log)
+    (row,) = summary['rows']
+    assert row['iterations'] == 60 and row['seconds_per_iter'] == 2.0
+    assert row['training_seconds'] == 240.0
+    heads, cells = cells_of(to_markdown(summary))
+    assert heads[-3:] == ['iterations', 's/iter', 'training']
+    assert cells[-3:] == ['60', '2.000', '4.0 min']
+
+
+def test_shipped_table_is_found_by_its_bare_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = read_table(ROOT / 'tables/voc12aug.yml')
+    for name in ('voc12aug', 'voc12aug.yml', 'tables/voc12aug.yml'):
+        assert read_table(name).pairs == table.pairs
+    for name in ('voc12', 'elsewhere/voc12aug.yml'):
+        with pytest.raises(FileNotFoundError, match=f'{name} does not exist'):
+            read_table(name)
 
 
 def test_parameters_and_flops_are_those_of_the_plain_model(toy):
@@ -559,7 +643,7 @@ def test_parameters_and_flops_are_those_of_the_plain_model(toy):
         test_cfg=dict(mode='whole'),
     )
     small = model_cost(cfg, (64, 64))
-    large = model_cost(cfg, (128, 64), repeats=2)
+    large = model_cost(cfg, (128, 64), seconds=0.01)
     del cfg.model.auxiliary_head
     model = Runner.build_model(Runner.__new__(Runner), cfg.model)
     counted = sum(p.numel() for p in model.parameters())
@@ -784,9 +868,9 @@ def test_joined_log_reads_as_the_run_did(tmp_path):
             dict(mAP=0.2, iter=200, epoch=2),
         ],
     )
-    row = Row('x', 'a/b.py', (0, 1))
-    copy_log(tmp_path, row, 1, log)
-    assert results_log(tmp_path, row, 1) == log
+    name = Row('x', 'a/b.py', (0, 1)).run_name(1)
+    copy_log(tmp_path, name, log)
+    assert results_log(tmp_path, name) == log
     assert [f.name for f in tmp_path.iterdir()] == ['b_seed-1.json']
 
 
@@ -794,7 +878,7 @@ def test_table_in_the_docs_is_made_from_kept_logs(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     import make_tables
 
-    text = '<!-- table: configs/tables/camvid.yml -->\nold\n<!-- end -->\n'
+    text = '<!-- table: tables/camvid.yml -->\nold\n<!-- end -->\n'
     lines = make_tables.fill(text).splitlines()
     kept = ROOT / 'results/camvid'
     name = 'fpn_r18-w32_1xb8-1k_camvid-120x160'
@@ -805,5 +889,5 @@ def test_table_in_the_docs_is_made_from_kept_logs(monkeypatch):
         )
         if file.exists()
     ]
-    (row,) = (x for x in lines if x.startswith('| student |'))
-    assert f'| {statistics.fmean(values):.2f}' in row
+    (row,) = (x for x in lines if x.startswith('| student '))
+    assert f' {statistics.fmean(values):.2f}' in row

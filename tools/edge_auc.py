@@ -22,9 +22,9 @@ from mmengine.runner import Runner
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
+from mmbckd.analysis.formatting import markdown_table
 from mmbckd.functional import affinity_edges
 from mmbckd.models.task_modules.recorders import instance_id_map
-from mmbckd.report.tables import markdown_table
 
 STRIDE = 4
 

@@ -19,7 +19,7 @@ from mmengine.config import Config, DictAction
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, Runner
 
-from mmbckd.report.tables import markdown_table
+from mmbckd.analysis.formatting import markdown_table
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,7 +4,7 @@ the results of the metafiles from logs.
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; no figure
 in it is typed. NAME is one of TABLES here, a file that a tool in TOOLS has
 written, such as ``results/NAME/edge_auc.json``, or the definition of a table,
-such as ``configs/tables/camvid.yml``: it is filled from the logs in
+such as ``tables/camvid.yml``: it is filled from the logs in
 ``results/camvid``.
 """
 
@@ -21,11 +21,10 @@ import edge_auc
 import gradient_norms
 import yaml
 
-from mmbckd.report.runs import Log
-from mmbckd.report.tables import heading, markdown_table
-from mmbckd.tables import read_table, summarize, to_markdown
-from mmbckd.tables.definition import Row, Table, read_config
-from mmbckd.tables.logs import results_log
+from mmbckd.analysis.formatting import heading, markdown_table
+from mmbckd.analysis.runs import Log, results_log
+from mmbckd.analysis.tables import read_table, summarize, to_markdown
+from mmbckd.analysis.tables.definition import Row, Table, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,7 +53,8 @@ def written(name: str) -> list[str]:
 
 def kept_log(table: Table) -> Callable[[Row, int], Log | None]:
     """The log of a run of a table that tools/run_table.py kept."""
-    return partial(results_log, ROOT / 'results' / table.name)
+    folder = ROOT / 'results' / table.name
+    return lambda row, seed: results_log(folder, row.run_name(seed))
 
 
 def summarized(table: Table) -> Iterator[tuple[Row, dict]]:
@@ -66,7 +66,7 @@ def summarized(table: Table) -> Iterator[tuple[Row, dict]]:
 def results() -> dict[str, list[dict]]:
     """What configs have reached, by their names, in the terms of metafiles."""
     found = {}
-    for path in sorted((ROOT / 'configs' / 'tables').glob('*.yml')):
+    for path in sorted((ROOT / 'tables').glob('*.yml')):
         table = read_table(path)
         for row, line in summarized(table):
             if not row.variant and line['metrics'] and not is_overfit(row):
@@ -142,7 +142,7 @@ def gradients() -> list[str]:
 
 def sweep(name: str) -> list[str]:
     """What defaults were chosen by: medians of levels, and all runs."""
-    table = read_table(ROOT / 'configs' / 'tables' / f'{name}.yml')
+    table = read_table(ROOT / 'tables' / f'{name}.yml')
     runs = [
         (
             levels(row, SWEEPS[name]),

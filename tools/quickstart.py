@@ -33,7 +33,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_TRAIN, NUM_VAL, SIZE = 240, 60, (128, 256)
-# Of configs/tables/quickstart.yml.
+# Of tables/quickstart.yml.
 ROWS = ('teacher', 'student', 'BCKD + CWD')
 
 NEXT = """\
@@ -61,9 +61,9 @@ def draw_scenes(data_root: Path, bars: Progress) -> None:
 
 def read_jobs(work_dir: Path) -> list:
     """The runs of teacher, student and distilled student, with seed 0."""
-    from mmbckd.tables import plan, read_table
+    from mmbckd.analysis.tables import plan, read_table
 
-    table = read_table(ROOT / 'configs' / 'tables' / 'quickstart.yml')
+    table = read_table(ROOT / 'tables' / 'quickstart.yml')
     jobs = {
         job.row.title: job for job in plan(table, work_dir) if job.seed == 0
     }
@@ -72,7 +72,7 @@ def read_jobs(work_dir: Path) -> list:
 
 def train(jobs: list, bars: Progress) -> None:
     """Train the students side by side, as far as that is not done."""
-    from mmbckd.tables.execution import Device, run_jobs
+    from mmbckd.analysis.tables.execution import Device, run_jobs
 
     tasks = {
         job: bars.add_task(f'train {job.row.title}', total=job.limit)
@@ -130,7 +130,7 @@ def compare(teacher, jobs: list, work_dir: Path, bars: Progress) -> dict:
     from mmengine.runner import Runner
     from mmseg.utils import register_all_modules
 
-    from mmbckd.report import write_report
+    from mmbckd.analysis.report import write_report
 
     register_all_modules(init_default_scope=False)
     student = jobs[0]
@@ -218,7 +218,7 @@ def draw_predictions(predictions: dict, out: Path) -> None:
 
 def metrics_table(metrics: dict) -> Table:
     """A column for each model."""
-    from mmbckd.report.tables import heading
+    from mmbckd.analysis.formatting import heading
 
     table = Table(title=f'{NUM_VAL} validation images', box=None)
     table.add_column('')

@@ -6,7 +6,7 @@ checkpoint NAME.pth or its log NAME.json beside it.
 
 import argparse
 
-from mmbckd.report import write_report
+from mmbckd.analysis.report import write_report
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Run what a table still lacks, and write the table.
 
-A table is a short file as those in configs/tables. What has been run to its
-end is not run again, and what was stopped goes on from its last checkpoint.
-The table is written as Markdown, CSV and JSON; rows that have not been run
-say so.
+A table is a short file as those in tables/, which go by their bare names too.
+What has been run to its end is not run again, and what was stopped goes on
+from its last checkpoint. The table is written as Markdown, CSV and JSON; rows
+that have not been run say so.
 """
 
 import argparse
@@ -15,13 +15,18 @@ from pathlib import Path
 
 import torch
 
-from mmbckd.report.runs import Log, is_distillation
-from mmbckd.tables import plan, read_table, summarize, to_csv, to_markdown
-from mmbckd.tables.cost import machine, model_cost
-from mmbckd.tables.definition import Row, Table, row_config
-from mmbckd.tables.execution import Device, run_jobs
-from mmbckd.tables.jobs import Job, described_work, minutes_left
-from mmbckd.tables.logs import copy_log, results_log
+from mmbckd.analysis.cost import machine, model_cost
+from mmbckd.analysis.runs import Log, copy_log, is_distillation, results_log
+from mmbckd.analysis.tables import (
+    plan,
+    read_table,
+    summarize,
+    to_csv,
+    to_markdown,
+)
+from mmbckd.analysis.tables.definition import Row, Table, row_config
+from mmbckd.analysis.tables.execution import Device, run_jobs
+from mmbckd.analysis.tables.jobs import Job, described_work, minutes_left
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('table', help='definition of the table, a YAML file')
+    parser.add_argument('table', help='definition of the table')
     parser.add_argument(
         '--work-dir',
         default='work_dirs',
@@ -76,13 +81,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--latency',
-        type=int,
+        type=float,
         nargs='?',
-        const=20,
+        const=2,
         default=0,
-        metavar='REPEATS',
-        help='measure the latency of students and teachers (default: no; '
-        '20 repeats if no number is given)',
+        metavar='SECONDS',
+        help='measure the latency of students and teachers, for so long each '
+        '(default: no; 2 if no number is given)',
     )
     return parser.parse_args()
 
@@ -176,7 +181,7 @@ def write_table(
     def log(row: Row, seed: int) -> Log | None:
         found = by_name[row.run_name(seed)].log()
         if found is None and args.results:
-            found = results_log(args.results, row, seed)
+            found = results_log(args.results, row.run_name(seed))
         return found
 
     costs = costs_of(table, log, args)
@@ -185,7 +190,8 @@ def write_table(
         for pair in table.pairs:
             for row in pair.rows:
                 for seed in row.seeds:
-                    copy_log(args.results, row, seed, log(row, seed))
+                    if (found := log(row, seed)) is not None:
+                        copy_log(args.results, row.run_name(seed), found)
         (Path(args.results) / 'costs.json').write_text(
             json.dumps(costs, indent=2) + '\n'
         )
@@ -215,7 +221,7 @@ def main() -> None:
             for job in jobs
             if job.log() is None
             and not (
-                args.results and results_log(args.results, job.row, job.seed)
+                args.results and results_log(args.results, job.work_dir.name)
             )
         ]
     except (FileNotFoundError, ValueError) as error:
