@@ -18,7 +18,6 @@ PACKAGES = (
     'mmbckd',
     *STACK,
     'openmim',
-    'torchvision',
     'numpy',
     'opencv-python',
     'opencv-python-headless',
@@ -26,10 +25,16 @@ PACKAGES = (
 )
 
 
-def environment() -> Iterator[tuple[str, str]]:
-    """Name and version of everything that matters."""
-    yield 'python', f'{platform.python_version()} ({sys.executable})'
+def environment() -> Iterator[tuple[str, object]]:
+    """What mmengine says about the machine, and all versions."""
+    yield 'executable', sys.executable
     yield 'platform', platform.platform()
+    try:
+        from mmengine.utils.dl_utils import collect_env
+
+        yield from collect_env().items()
+    except ImportError as error:
+        yield 'machine', f'unknown: {error}'
     for name in PACKAGES:
         try:
             version = importlib.metadata.version(name)
@@ -38,23 +43,7 @@ def environment() -> Iterator[tuple[str, str]]:
         if name in STACK:
             version += f' (needs {STACK[name]})'
         yield name, version
-    yield 'devices', devices()
     yield 'mmcv operators', mmcv_operators()
-
-
-def devices() -> str:
-    """The GPUs that PyTorch sees."""
-    try:
-        import torch
-    except ImportError as error:
-        return f'unknown: {error}'
-    names = [
-        torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
-    ]
-    return (
-        f'{", ".join(names) or "no GPU"}, PyTorch built for CUDA '
-        f'{torch.version.cuda}, {torch.get_num_threads()} CPU threads'
-    )
 
 
 def mmcv_operators() -> str:
@@ -97,11 +86,12 @@ def registered() -> Iterator[tuple[str, str]]:
                 yield f'{registry.scope}.{name}', ', '.join(ours)
 
 
-def table(title: str, rows: Iterator[tuple[str, str]]) -> None:
+def table(title: str, rows: Iterator[tuple[str, object]]) -> None:
     """Print rows below a title, in two columns."""
     print(f'\n{title}')
     for key, value in rows:
-        print(f'  {key:<23} {value}')
+        lines = str(value).strip().replace('\n', f'\n{"":28}')
+        print(f'  {key:<25} {lines}')
 
 
 def main() -> int:
