@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import psutil
 import pytest
@@ -146,6 +147,36 @@ def test_what_was_stopped_goes_on_and_what_is_done_stays(quickstart, tmp_path):
     assert (
         json.loads((tmp_path / 'work/quickstart.json').read_text()) == metrics
     )
+
+
+def test_progress_goes_on_after_a_file_was_read_half_written(
+    monkeypatch, tmp_path
+):
+    """A config that is being written cannot be read, or says no seed."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    import quickstart
+
+    from mmbckd.analysis.runs import read_run
+
+    log = tmp_path / '20260101_000000' / 'vis_data' / '20260101_000000.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('{"loss": 1.0, "iter": 7, "step": 7}\n')
+    config = tmp_path / 'config.py'
+    config.write_text("train_cfg = dict(max_iters=8\nmodel = dict(type='A')")
+    failed, seen = Event(), Event()
+
+    def show() -> None:
+        try:
+            assert read_run(str(tmp_path), '').progress == (7, 8)
+        except ValueError:
+            failed.set()
+            raise
+        seen.set()
+
+    with quickstart.repeatedly(show, 0.01):
+        assert failed.wait(60)
+        config.write_text('train_cfg = dict(max_iters=8)\n')
+        assert seen.wait(60)
 
 
 def test_failed_training_shows_the_end_of_its_output(quickstart, tmp_path):

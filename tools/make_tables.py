@@ -17,9 +17,14 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import edge_auc
-import gradient_norms
 import yaml
+from analysis_tools import (
+    check_connectivity,
+    edge_auc,
+    error_by_distance,
+    gradient_norms,
+    per_class,
+)
 
 from mmbckd.analysis.formatting import heading, markdown_table
 from mmbckd.analysis.runs import Log, results_log
@@ -361,7 +366,14 @@ def segmentation_metrics() -> list[str]:
     )
 
 
-TOOLS = {'edge_auc': edge_auc, 'gradients': gradient_norms}
+# By what the names of the files that they write begin with.
+TOOLS = {
+    'connectivity': check_connectivity,
+    'edge_auc': edge_auc,
+    'error_by_distance': error_by_distance,
+    'gradients': gradient_norms,
+    'per_class': per_class,
+}
 PAGES = (
     'README.md',
     'benchmarks/README.md',

@@ -13,7 +13,12 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import (
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from pathlib import Path
 from threading import Event, Thread
 
@@ -102,12 +107,17 @@ def train(jobs: list, bars: Progress) -> None:
 
 @contextmanager
 def repeatedly(action, seconds: float = 1):
-    """Call it again and again beside what the context does."""
+    """Call it again and again beside what the context does.
+
+    A file that a training is just writing may not be readable; the next call
+    sees it whole.
+    """
     over = Event()
 
     def loop() -> None:
         while not over.wait(seconds):
-            action()
+            with suppress(OSError, ValueError):
+                action()
 
     thread = Thread(target=loop, daemon=True)
     thread.start()

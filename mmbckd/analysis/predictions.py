@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.device import get_device
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import load_checkpoint
 from mmengine.structures import BaseDataElement
@@ -22,7 +25,7 @@ from ..engine.hooks.student_checkpoint_hook import (
     student_checkpoint_path,
 )
 from ..models.utils import build_model
-from .runs import Run
+from .runs import Run, check_same_data, read_run, run_names
 
 
 class LabelMaps(NamedTuple):
@@ -84,6 +87,86 @@ def build_student(run: Run, device: str) -> BaseSegmentor | None:
             'out by --no-images (draw_images=False).'
         ) from None
     return model.to(device).eval()
+
+
+def predictor_parser(description: str) -> argparse.ArgumentParser:
+    """A command's parser with the arguments of :func:`read_predictor`.
+
+    Args:
+        description (str): What the command does.
+
+    Returns:
+        ArgumentParser: With ``--out`` for a JSON file as well.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('paths', nargs='+', metavar='RUN')
+    parser.add_argument('--names', nargs='+', help='titles of the runs')
+    parser.add_argument(
+        '--checkpoints',
+        nargs='+',
+        help='a checkpoint for each run (default: the last one found)',
+    )
+    parser.add_argument(
+        '--device', help='where to run the models (default: a GPU if any)'
+    )
+    parser.add_argument('--out', help='JSON file to write')
+    return parser
+
+
+def read_predictor(
+    paths: Sequence[str],
+    names: Sequence[str] | None = None,
+    checkpoints: Sequence[str] | None = None,
+    device: str | None = None,
+) -> Predictor:
+    """Read runs for semantic segmentation, to predict with their models.
+
+    Args:
+        paths (Sequence[str]): The runs, see :func:`~.runs.read_run`.
+        names (Sequence[str], optional): A title for each. Defaults to None:
+            shortened names of the work directories.
+        checkpoints (Sequence[str], optional): A checkpoint for each, instead
+            of those that are found. Defaults to None.
+        device (str, optional): Where the models are run. Defaults to None: a
+            GPU if there is one.
+
+    Returns:
+        Predictor: Of all runs.
+
+    Raises:
+        FileNotFoundError: If a run, its checkpoint or its validation data is
+            not there.
+        ValueError: If there are more or fewer names or checkpoints than runs,
+            a run is not for semantic segmentation, or the runs were not
+            validated on the same data.
+    """
+    names = run_names(paths) if names is None else names
+    for what, given in (('names', names), ('checkpoints', checkpoints)):
+        if given is not None and len(given) != len(paths):
+            raise ValueError(
+                f'Expected {len(paths)} {what}, one for each run, but got '
+                f'{list(given)}.'
+            )
+    checkpoints = checkpoints or [None] * len(paths)
+    runs = [read_run(*found) for found in zip(paths, names, checkpoints)]
+    check_same_data(runs)
+    models = []
+    for run in runs:
+        if run.checkpoint is None:
+            raise FileNotFoundError(
+                f'Expected a checkpoint of {run.name}, but {run.path} has '
+                'none. Name one for each run by --checkpoints.'
+            )
+        models.append(build_student(run, device or get_device()))
+        if models[-1] is None:
+            raise ValueError(
+                f'Expected runs for semantic segmentation, but {run.name} is '
+                f'a {run.config.model.type}. Leave it out.'
+            )
+    return Predictor(runs, models)
 
 
 def build_dataset(run: Run) -> BaseDataset:

@@ -123,7 +123,7 @@ def is_distillation(config: Config) -> bool:
     )
 
 
-def read_run(path: str, name: str) -> Run:
+def read_run(path: str, name: str, checkpoint: str | None = None) -> Run:
     """Read a run.
 
     Args:
@@ -131,6 +131,9 @@ def read_run(path: str, name: str) -> Run:
             ``NAME.py`` that has its checkpoint ``NAME.pth`` or its log
             ``NAME.json`` beside it.
         name (str): The title to give it.
+        checkpoint (str, optional): A checkpoint to take instead of the one
+            that is found; a config file needs nothing beside it then.
+            Defaults to None.
 
     Returns:
         Run: The run.
@@ -141,19 +144,25 @@ def read_run(path: str, name: str) -> Run:
             several configs.
     """
     place = Path(path)
+    named = None if checkpoint is None else Path(checkpoint)
+    if named is not None and not named.is_file():
+        raise FileNotFoundError(
+            f'Expected a checkpoint of {name}, but {named} does not exist. '
+            'Correct the path.'
+        )
     if place.is_dir():
         return Run(
             name,
             path,
             _read_config(_find_config(place)),
             read_log(_find_logs(place)),
-            find_checkpoint(place),
+            named or find_checkpoint(place),
         )
-    log, checkpoint = place.with_suffix('.json'), place.with_suffix('.pth')
+    log, beside = place.with_suffix('.json'), place.with_suffix('.pth')
     if (
         place.suffix != '.py'
         or not place.is_file()
-        or not (log.is_file() or checkpoint.is_file())
+        or not (named or log.is_file() or beside.is_file())
     ):
         raise FileNotFoundError(
             'Expected the work directory of a training, or a config NAME.py '
@@ -166,7 +175,7 @@ def read_run(path: str, name: str) -> Run:
         path,
         _read_config(place),
         read_log([log] if log.is_file() else []),
-        checkpoint if checkpoint.is_file() else None,
+        named or (beside if beside.is_file() else None),
     )
 
 

@@ -1,4 +1,4 @@
-"""The gradients that tools/gradient_norms.py reports."""
+"""The gradients that the tool gradient_norms.py reports."""
 
 import json
 import subprocess
@@ -14,12 +14,12 @@ from PIL import Image
 from tests.segmentors import batch
 from tests.test_models.test_bckd_distiller import boundary, build, context
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.syspath_prepend(str(ROOT / 'tools' / 'analysis_tools'))
     import gradient_norms
 
     return gradient_norms
@@ -126,7 +126,7 @@ def test_the_tool_reads_a_config_and_writes_json(tmp_path, monkeypatch):
     subprocess.run(
         [
             sys.executable,
-            ROOT / 'tools/gradient_norms.py',
+            ROOT / 'tools/analysis_tools/gradient_norms.py',
             'toy.py',
             '--batches',
             '1',

@@ -50,7 +50,7 @@ from mmbckd.analysis.runs import (
 from mmbckd.visualization import ERROR_COLORS
 from tests.segmentors import cnn_segmentor
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'report.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'report.py'
 CLASSES = ('road', 'a<b>&amp;', 'c"', "d'", 'e')
 NAMES = ['alone', 'distilled <script>alert(1)</script> & "more"', 'crashed']
 NUM_IMAGES = 6

@@ -1,4 +1,4 @@
-"""How well features show the edges of instances, by tools/edge_auc.py."""
+"""How well features show the edges of instances, by the tool edge_auc.py."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from mmdet.registry import MODELS
 
 from tests.detectors import detector, sample
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.syspath_prepend(str(ROOT / 'tools' / 'analysis_tools'))
     import edge_auc
 
     return edge_auc

@@ -39,7 +39,7 @@ from mmbckd.analysis.tables.summary import gap_closed, paired_difference
 
 pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
 TABLES = sorted((ROOT / 'tables').glob('*.yml'))
 TOY = ROOT / 'tests/test_compat/toy_distill.py'
