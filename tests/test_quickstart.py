@@ -110,7 +110,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_stays(quickstart, tmp_path):
     first.send_signal(signal.SIGTERM)
     _, errors = first.communicate(timeout=60)
     assert first.returncode
-    assert errors.startswith('Stopped, and all trainings with it')
+    assert errors.startswith('Stopped, with all trainings')
     assert not trainings(tmp_path)
     images = {
         path: path.stat().st_mtime_ns

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from statistics import median
 
+import pandas as pd
 import yaml
 from analysis_tools import (
     check_connectivity,
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def defined(name: str) -> list[str]:
-    """A table by its definition, of the logs that tools/run_table.py kept."""
+    """A table by its definition, from the logs that run_table.py kept."""
     table = read_table(ROOT / name)
     costs = ROOT / 'results' / table.name / 'costs.json'
     return to_markdown(
@@ -48,7 +48,7 @@ def defined(name: str) -> list[str]:
 
 
 def written(name: str) -> list[str]:
-    """What a tool has written."""
+    """A table of a file that a tool has written."""
     path = ROOT / name
     (tool,) = (
         tool for prefix, tool in TOOLS.items() if path.name.startswith(prefix)
@@ -57,7 +57,7 @@ def written(name: str) -> list[str]:
 
 
 def kept_log(table: Table) -> Callable[[Row, int], Log | None]:
-    """The log of a run of a table that tools/run_table.py kept."""
+    """The logs of a table that tools/run_table.py kept."""
     folder = ROOT / 'results' / table.name
     return lambda row, seed: results_log(folder, row.run_name(seed))
 
@@ -69,7 +69,7 @@ def summarized(table: Table) -> Iterator[tuple[Row, dict]]:
 
 
 def results() -> dict[str, list[dict]]:
-    """What configs have reached, by their names, in the terms of metafiles."""
+    """The results of configs by their names, in the terms of metafiles."""
     found = {}
     for path in sorted((ROOT / 'tables').glob('*.yml')):
         table = read_table(path)
@@ -105,7 +105,7 @@ def is_overfit(row: Row) -> bool:
 
 
 def fill_metafile(text: str, found: dict[str, list[dict]]) -> str:
-    """The same metafile with the results of what has been run, only."""
+    """A metafile with the results of what was run, and no others."""
     metafile = yaml.safe_load(text)
     for model in metafile.get('Models', []):
         model.pop('Results', None)
@@ -118,7 +118,7 @@ def fill_metafile(text: str, found: dict[str, list[dict]]) -> str:
 
 
 def gradients() -> list[str]:
-    """What the sweep changed: gradients in ratio to the task's."""
+    """Gradients relative to the task's, before and after the sweep."""
     folder = ROOT / 'results' / 'camvid'
     names = [
         f'gradients_{when}{which}.json'
@@ -146,7 +146,7 @@ def gradients() -> list[str]:
 
 
 def sweep(name: str) -> list[str]:
-    """What defaults were chosen by: medians of levels, and all runs."""
+    """The runs that defaults were chosen by, and the medians of levels."""
     table = read_table(ROOT / 'tables' / f'{name}.yml')
     runs = [
         (
@@ -182,7 +182,7 @@ def sweep(name: str) -> list[str]:
 
 
 def levels(row: Row, factors: dict[str, list[str]]) -> dict[str, str]:
-    """What a run of a sweep was given."""
+    """The level of every factor in a run of a sweep."""
     options = dict(row.options)
     found = {
         factor: ', '.join(
@@ -195,15 +195,12 @@ def levels(row: Row, factors: dict[str, list[str]]) -> dict[str, str]:
 
 def level_medians(runs: list[tuple]) -> dict[tuple, dict[str, float]]:
     """The medians over all runs that had a level, by factor and level."""
-    groups: dict[tuple, list[dict]] = {}
-    for factor in runs[0][0]:
-        for found, metrics in runs:
-            if metrics:
-                groups.setdefault((factor, found[factor]), []).append(metrics)
-    return {
-        level: {key: median(run[key] for run in group) for key in group[0]}
-        for level, group in groups.items()
+    given, metrics = map(pd.DataFrame, zip(*runs))
+    medians = {
+        factor: metrics.groupby(given[factor], sort=False).median()
+        for factor in given
     }
+    return pd.concat(medians).dropna().to_dict('index')
 
 
 def benchmark(name: str) -> dict:
@@ -389,7 +386,7 @@ SWEEPS = {
         'boundary': ['boundary.student', 'boundary.source'],
         'λ_cd': ['context.loss_weight'],
         'τ': ['context.tau'],
-        'centred': ['context.center'],
+        'centered': ['context.center'],
         'context': ['context.student.source'],
     },
     'camvid-instance-sweep': {

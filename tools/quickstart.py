@@ -2,8 +2,8 @@
 
 Trains the student alone and with BCKD beside CWD (same seed, same budget),
 evaluates both and the shipped teacher, and writes a table, a picture and a
-page that compares the three. What was done before is not done again, and a
-training that was stopped goes on.
+page that compares the three. Steps that are done are skipped, and a training
+that was stopped is resumed.
 """
 
 import argparse
@@ -49,7 +49,7 @@ of it. Then:
 
 
 def draw_scenes(data_root: Path, bars: Progress) -> None:
-    """Draw the street scenes, unless they are there."""
+    """Draw the street scenes, unless they are there already."""
     bar = bars.add_task('draw street scenes', total=NUM_TRAIN + NUM_VAL)
     from mmbckd.datasets.street_scenes import write_dataset
 
@@ -76,7 +76,7 @@ def read_jobs(work_dir: Path) -> list:
 
 
 def train(jobs: list, bars: Progress) -> None:
-    """Train the students side by side, as far as that is not done."""
+    """Train the students side by side, unless they are trained already."""
     from mmbckd.analysis.tables.execution import Device, run_jobs
 
     tasks = {
@@ -107,7 +107,7 @@ def train(jobs: list, bars: Progress) -> None:
 
 @contextmanager
 def repeatedly(action, seconds: float = 1):
-    """Call it again and again beside what the context does.
+    """Call it every few seconds while the context runs.
 
     A file that a training is just writing may not be readable; the next call
     sees it whole.
@@ -249,7 +249,7 @@ def main() -> None:
     )
     parser.add_argument('--data-root', type=Path, default='data/street_scenes')
     args = parser.parse_args()
-    # Stopped by either signal, the trainings are stopped as well.
+    # SIGTERM stops the trainings as SIGINT does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = time.time()
     os.environ['MMBCKD_STREET_SCENES'] = str(args.data_root)
@@ -278,9 +278,7 @@ def main() -> None:
             train(jobs, bars)
             metrics = compare(teacher, jobs, args.work_dir, bars)
     except KeyboardInterrupt:
-        sys.exit(
-            'Stopped, and all trainings with it; the same command goes on.'
-        )
+        sys.exit('Stopped, with all trainings. The same command resumes them.')
     print(
         f'{(time.time() - start) / 60:.1f} minutes. What the steps have '
         f'logged is in {args.work_dir}.\n\n{NEXT}\n'

@@ -1,4 +1,4 @@
-"""Run what a table still lacks, and write the table.
+"""Run what is missing in a table, and write the table.
 
 A table is a short file as those in tables/, which go by their bare names too.
 What has been run to its end is not run again, and what was stopped goes on
@@ -75,9 +75,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--results',
-        help='folder to copy the logs of finished runs to; those that lie '
-        'there count as run, though teachers are trained for their '
-        'checkpoints',
+        help='folder to keep the logs of finished runs in; a run whose log '
+        'is there is not run again, except for a teacher whose checkpoint is '
+        'needed',
     )
     parser.add_argument(
         '--latency',
@@ -93,7 +93,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def devices_of(args: argparse.Namespace) -> list[Device]:
-    """Where runs have their place, by the options."""
+    """The devices that the options name."""
     cpu = args.cpu or not torch.cuda.is_available()
     if args.launcher == 'pytorch':
         number = args.gpus or '1'
@@ -124,7 +124,7 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
 
 
 def print_plan(jobs: list[Job], done: int, devices: list[Device]) -> None:
-    """The commands and the estimated work of what has to run."""
+    """Print the commands of the missing runs, and how long they may take."""
     total, known = 0.0, 0
     for job in jobs:
         minutes = minutes_left(job)
@@ -144,10 +144,10 @@ def print_plan(jobs: list[Job], done: int, devices: list[Device]) -> None:
 
 
 def costs_of(table: Table, log: Callable, args: argparse.Namespace) -> dict:
-    """Costs of the models of the pairs that have been run, and the machine.
+    """Costs of the models of pairs that were run, and the machine's name.
 
-    Those that were kept with the results are taken as they are, unless the
-    latency is to be measured.
+    Costs kept with the results are taken from there, unless the latency is to
+    be measured.
     """
     kept = Path(args.results or '') / 'costs.json'
     found = dict(costs={}, machine=None)
@@ -173,7 +173,7 @@ def costs_of(table: Table, log: Callable, args: argparse.Namespace) -> dict:
 def write_table(
     table: Table, args: argparse.Namespace, jobs: list[Job]
 ) -> Path:
-    """Write the table of all that has been run; its Markdown file."""
+    """Write the table of all finished runs; return its Markdown file."""
     if args.results:
         Path(args.results).mkdir(parents=True, exist_ok=True)
     by_name = {job.work_dir.name: job for job in jobs}
@@ -210,7 +210,7 @@ def write_table(
 
 def main() -> None:
     args = parse_args()
-    # Stopped by either signal, the runs are stopped as well.
+    # SIGTERM stops the runs as SIGINT does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         table = read_table(args.table)
@@ -226,7 +226,7 @@ def main() -> None:
         ]
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'run_table.py: {error}')
-    # A log cannot teach.
+    # A teacher whose log alone was kept has to be trained again.
     needed = {job.teacher for job in missing}
     missing = [
         job
@@ -240,7 +240,7 @@ def main() -> None:
     try:
         failures = [] if args.no_run else run_jobs(missing, devices)
     except KeyboardInterrupt:
-        sys.exit('Stopped, and all runs with it; the same command goes on.')
+        sys.exit('Stopped, with all runs. The same command resumes them.')
     file = write_table(table, args, jobs)
     print(
         f'{file.read_text(encoding="utf-8")}\nThe table is {file}, and .csv '

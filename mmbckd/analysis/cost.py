@@ -46,9 +46,10 @@ def model_cost(
 
     Returns:
         dict: ``parameters``, ``flops`` (multiply-adds, as mmengine counts
-        them) and ``latency``, the median in seconds. What cannot be had is
-        left out: FLOPs of deformable convolutions, which mmengine does not
-        count, and a forward pass that needs the truth (CondInst's).
+        them) and ``latency``, the median in seconds. FLOPs are left out for
+        models with deformable convolutions, which mmengine does not count;
+        FLOPs and latency for those whose forward pass needs the truth
+        (CondInst's).
     """
     with DefaultScope.overwrite_default_scope(config.default_scope):
         model = _build(config)
@@ -67,7 +68,7 @@ def model_cost(
 
 
 def machine(device: str = 'cpu') -> str:
-    """The name of what a latency is measured on."""
+    """The name of the GPU, or of the CPU with its number of threads."""
     if torch.device(device).type == 'cuda':
         return torch.cuda.get_device_name(device)
     cpuinfo = Path('/proc/cpuinfo')
@@ -88,7 +89,7 @@ def _build(config: Config) -> BaseModel:
 
 
 def _bind_sample(model: BaseModel, size: tuple[int, int]) -> None:
-    """Let the model be called with an image only."""
+    """Let the model be called with nothing but an image."""
     sample = (
         SegDataSample()
         if isinstance(model, BaseSegmentor)

@@ -43,7 +43,7 @@ class LabelMaps(NamedTuple):
 
 
 def build_student(run: Run, device: str) -> BaseSegmentor | None:
-    """Build the trained model of a run; of a distillation its student only.
+    """Build the trained model of a run, of a distillation only its student.
 
     Args:
         run (Run): A run with a checkpoint.
@@ -54,7 +54,7 @@ def build_student(run: Run, device: str) -> BaseSegmentor | None:
         semantic segmentation.
 
     Raises:
-        ValueError: If the checkpoint is no whole one of this config.
+        ValueError: If the checkpoint does not hold all of this model.
     """
     config = run.config
     model = copy.deepcopy(
@@ -272,7 +272,7 @@ def _name(sample: BaseDataElement) -> str:
 
 
 def _truth(samples: list[BaseDataElement], size: tuple[int, int]) -> ndarray:
-    """The truth of an image, by choice one that no pipeline has resized."""
+    """The truth of an image, if possible one that was not resized."""
     found = [
         sample.gt_sem_seg.data[0].numpy()
         for sample in samples

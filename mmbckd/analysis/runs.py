@@ -1,7 +1,7 @@
-"""The one reader of runs: what they have left on disk, and what was kept.
+"""The one reader of training runs.
 
-A run leaves its config, its log and its checkpoint in its work directory. A
-log alone can be kept in a folder of results.
+A run leaves its config, logs and checkpoints in its work directory. Its log
+alone can be kept in a folder of results.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class Run(NamedTuple):
     """A training run.
 
     Attributes:
-        name (str): Its title on the page.
+        name (str): Its title.
         path (str): Where it was read from.
         config (Config): Its config.
         log (Log): Its log, with nothing in it if there was none.
-        checkpoint (Path, optional): Its last checkpoint. In a distillation it
-            stands for ``…_student.pth`` too, and may itself be gone.
+        checkpoint (Path, optional): Its last checkpoint. Of a distillation,
+            only ``…_student.pth`` beside it may be left.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Run(NamedTuple):
 
     @property
     def progress(self) -> tuple[int, int | None]:
-        """Iterations (or epochs) that the run has made, and was to make."""
+        """Iterations (or epochs) done, and those of the whole training."""
         loop = self.config.get('train_cfg') or {}
         last = self.log.train[-1:] + self.log.val[-1:]
         if 'max_epochs' in loop:
@@ -130,7 +130,7 @@ def read_run(path: str, name: str, checkpoint: str | None = None) -> Run:
         path (str): A work directory of ``mim train``, or a config file
             ``NAME.py`` that has its checkpoint ``NAME.pth`` or its log
             ``NAME.json`` beside it.
-        name (str): The title to give it.
+        name (str): Its title.
         checkpoint (str, optional): A checkpoint to take instead of the one
             that is found; a config file needs nothing beside it then.
             Defaults to None.

@@ -46,7 +46,7 @@ def models(tmp_path_factory) -> Path:
                 dict(type='ConnectivityMetric'),
             ],
         )
-        # So that it predicts all classes without having learnt to.
+        # So that it predicts all classes without having learned to.
         cfg.model.decode_head.init_cfg = dict(
             type='Normal', std=2.0, override=dict(name='conv_seg')
         )

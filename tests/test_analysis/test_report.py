@@ -318,7 +318,7 @@ def test_every_term_of_the_loss_has_its_curve():
 
 
 @pytest.mark.parametrize('length', [1, 5, 20, 47, 400])
-def test_smoothed_curve_is_the_mean_of_its_neighbours(length):
+def test_smoothed_curve_is_the_mean_of_its_neighbors(length):
     values = np.random.default_rng(0).normal(size=length)
     values[length // 2] = np.nan
     reach = length // 20
@@ -411,7 +411,7 @@ def test_run_that_only_gains_has_no_losses_to_show():
 
 
 def write_images(root):
-    """Rectangles of classes, their colours, and noise."""
+    """Rectangles of classes, their colors, and noise."""
     rng = np.random.default_rng(0)
     for i in range(NUM_IMAGES):
         label = np.zeros((64, 64), np.uint8)
@@ -450,7 +450,7 @@ def config(root, name, distil):
     )
     student = cnn_segmentor(base_channels=4)
     student['data_preprocessor'].update(mean=[100.0] * 3, std=[60.0] * 3)
-    # So that it predicts all classes without having learnt to.
+    # So that it predicts all classes without having learned to.
     student['decode_head']['init_cfg'] = dict(
         type='Normal', std=2.0, override=dict(name='conv_seg')
     )
@@ -1137,7 +1137,7 @@ def measure(page, tmp_path, width):
 
 
 def near(picture, color, distance=40):
-    """Number of pixels of about a colour."""
+    """Number of pixels of about a color."""
     rgb = np.array(picture.convert('RGB'), float)
     return (np.linalg.norm(rgb - color, axis=-1) < distance).sum()
 

@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from ..runs import Log
 
-# Okabe and Ito's colours, but for yellow, which is faint on white.
+# Okabe and Ito's colors, but for yellow, which is faint on white.
 _COLORS = (
     '#0072B2',
     '#D55E00',
@@ -111,7 +111,7 @@ def _curves(runs: list[list[dict]]) -> dict[str, list[Curve]]:
 
 
 def smooth(values: ndarray) -> ndarray:
-    """Centred moving average over about a tenth of the values.
+    """Centered moving average over about a tenth of the values.
 
     Args:
         values (ndarray): May hold NaN, which has no weight.

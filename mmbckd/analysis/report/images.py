@@ -76,7 +76,7 @@ class Picture(NamedTuple):
         name (str): The name of its file.
         picks (list[Pick]): Why it is shown.
         image (ndarray): The image.
-        truth (ndarray): Its classes in their colours, over the image.
+        truth (ndarray): Its classes in their colors, over the image.
         errors (list[ndarray]): The errors of each run.
         scores (list[Scores]): The scores of each run.
     """
@@ -99,7 +99,7 @@ class Images(NamedTuple):
         total (int): Number of images that there are.
         summaries (list[Summary]): One for each run but the baseline.
         pictures (list[Picture]): What to look at.
-        colors (dict[str, tuple]): The colour of each class.
+        colors (dict[str, tuple]): The color of each class.
     """
 
     runs: list[int]

@@ -200,7 +200,7 @@ def _jpeg(image: ndarray) -> str:
     picture = Image.fromarray(image)
     picture.thumbnail((_SIDE, _SIDE))
     stream = io.BytesIO()
-    # Without subsampling, which would blur thin coloured lines.
+    # Without subsampling, which would blur thin colored lines.
     picture.save(stream, 'JPEG', quality=80, subsampling=0, optimize=True)
     return _data_uri('jpeg', stream.getvalue())
 

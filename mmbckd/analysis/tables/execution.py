@@ -1,4 +1,4 @@
-"""Runs jobs, one on each device at a time."""
+"""Run jobs, one at a time on each device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .jobs import Job
 
 
 class Device(NamedTuple):
-    """Where one run has its place.
+    """The place of one run at a time.
 
     Attributes:
         visible (str, optional): ``CUDA_VISIBLE_DEVICES``, empty for the CPU;
@@ -35,14 +35,14 @@ class Device(NamedTuple):
     gpus: int = 0
 
     def command(self, job: Job) -> list[str]:
-        """A job's command on this device."""
+        """The command of a job on this device."""
         command = job.command(self.launcher, self.gpus)
         if self.launcher != 'none' and self.visible == '':
             command.append('env_cfg.dist_cfg.backend=gloo')
         return command
 
     def line(self, job: Job) -> str:
-        """The same, to be typed into a shell."""
+        """The command as typed into a shell."""
         where = (
             []
             if self.visible is None
@@ -56,19 +56,18 @@ def run_jobs(
     devices: Sequence[Device],
     say: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Run jobs, those first whose checkpoint another one needs.
+    """Run jobs, teachers first.
 
-    What a run prints goes to ``output.txt`` in its work directory.
+    The output of a run goes to ``output.txt`` in its work directory.
 
     Args:
-        jobs (Sequence[Job]): What is to run.
-        devices (Sequence[Device]): A run on each at a time.
-        say (Callable[[str], None], optional): Is told what starts and what
-            is done.
-            Defaults to printing it at once.
+        jobs (Sequence[Job]): The jobs.
+        devices (Sequence[Device]): Where to run them, one on each at a time.
+        say (Callable[[str], None], optional): Called with a message when a
+            job starts and when it is done. Defaults to None: print it.
 
     Returns:
-        list[str]: What failed, and why; the other jobs have run.
+        list[str]: A message for each job that failed. All others were run.
     """
     say = say or partial(print, flush=True)
     needed = {job.teacher for job in jobs}
@@ -109,7 +108,7 @@ def _run_stage(
     try:
         failures = [future.result() for future in as_completed(futures)]
         return [failure for failure in failures if failure is not None]
-    finally:  # nothing goes on when this is stopped
+    finally:  # if this is interrupted, stop all runs
         pool.shutdown(wait=False, cancel_futures=True)
         while not all(future.done() for future in futures):
             for process in list(processes):
@@ -120,7 +119,7 @@ def _run_stage(
 def _run(
     job: Job, device: Device, processes: set, say: Callable[[str], None]
 ) -> str | None:
-    """Run a job to its end; what went wrong, or None."""
+    """Run a job; return why it failed, or None."""
     job.work_dir.mkdir(parents=True, exist_ok=True)
     output = job.work_dir / 'output.txt'
     with open(job.work_dir / '.lock', 'w') as lock, open(output, 'ab') as out:
@@ -138,7 +137,7 @@ def _run(
             stdout=out,
             stderr=subprocess.STDOUT,
             pass_fds=[lock.fileno()],
-            # A group of its own: mim's children are to be stopped as well.
+            # A group of its own, so that mim's children are stopped with it.
             start_new_session=True,
         )
         processes.add(process)

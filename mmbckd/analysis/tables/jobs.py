@@ -1,4 +1,4 @@
-"""The runs of a table: their commands, and how far they have come."""
+"""The runs of a table: their commands and their progress."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _PACKAGES = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdet'}
 
 
 class Job(NamedTuple):
-    """A run of a row, with one of its seeds.
+    """A run of a row with one of its seeds.
 
     Attributes:
-        title (str): What the table calls it.
+        title (str): The name for messages.
         row (Row): The row.
         seed (int): The seed.
-        work_dir (Path): Where it runs; its name is that of the run.
-        teacher (Path, optional): The checkpoint that another job has to make
-            first.
+        work_dir (Path): Its work directory, named after the run.
+        teacher (Path, optional): The teacher's checkpoint, if another job has
+            to train it first.
     """
 
     title: str
@@ -42,28 +42,28 @@ class Job(NamedTuple):
 
     @property
     def limit(self) -> int:
-        """The iterations or epochs that it is to make."""
+        """The number of iterations or epochs of the whole training."""
         loop = self.config.train_cfg
         return loop.get('max_epochs') or loop['max_iters']
 
     @property
     def unit(self) -> str:
-        """What :attr:`limit` counts."""
+        """The unit of :attr:`limit`."""
         return (
             'epochs' if 'max_epochs' in self.config.train_cfg else 'iterations'
         )
 
     @property
     def last_checkpoint(self) -> Path:
-        """The checkpoint that it ends with."""
+        """The checkpoint at the end of the training."""
         unit = 'epoch' if self.unit == 'epochs' else 'iter'
         return self.work_dir / f'{unit}_{self.limit}.pth'
 
     def log(self) -> Log | None:
-        """What it has logged, if it has been run to its end.
+        """The log of a finished run, None if the run is not finished.
 
-        The last validation is part of that. A checkpoint that was tested
-        instead gives a log with this validation only.
+        A run is finished when its last validation is. Where a checkpoint was
+        only tested, the log holds that test as its validation.
         """
         run = self.started()
         log = Log([], []) if run is None else run.log
@@ -81,10 +81,10 @@ class Job(NamedTuple):
         return Log(log.train, [*log.val, tested])
 
     def started(self) -> Run | None:
-        """The run as far as it has come; None if it has logged nothing.
+        """The run so far; None if nothing is logged yet.
 
         Raises:
-            ValueError: If what is there was made with another seed.
+            ValueError: If the work directory holds a run of another seed.
         """
         try:
             run = read_run(str(self.work_dir), self.row.title)
@@ -100,7 +100,7 @@ class Job(NamedTuple):
         return run
 
     def command(self, launcher: str = 'none', gpus: int = 0) -> list[str]:
-        """What runs it, or the rest of it.
+        """The command that starts or resumes the run.
 
         Args:
             launcher (str): 'none' or 'pytorch'. Defaults to 'none'.
@@ -135,13 +135,13 @@ class Job(NamedTuple):
         ]
 
     def _checkpoint_to_test(self) -> str | None:
-        """The row's, or the last of a training that was stopped then."""
+        """The row's own, or the last one of a finished training."""
         if self.row.checkpoint is None and self.last_checkpoint.is_file():
             return str(self.last_checkpoint)
         return self.row.checkpoint
 
     def write_config(self) -> None:
-        """Write the config that :meth:`command` names, if it is derived."""
+        """Write the config that :meth:`command` names, if derived."""
         if '::' in self.row.config:
             file = Path(self._config_to_run())
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -161,20 +161,20 @@ class Job(NamedTuple):
 
 
 def plan(table: Table, work_dir: str | Path) -> list[Job]:
-    """The runs of a table, those that others wait for first.
+    """The runs of a table, teachers first.
 
     Args:
         table (Table): The table.
         work_dir (str | Path): The folder of all work directories. A run with
-            the seed 0 has the one that ``mim train`` gives it.
+            the seed 0 has the one that ``mim train`` would choose.
 
     Returns:
-        list[Job]: A job for each row and seed. Rows of one config share
-        theirs.
+        list[Job]: A job for each row and seed; rows of one config share
+        their jobs.
 
     Raises:
-        ValueError: If a config cannot be trained, or has no teacher to use or
-            another one than its pair.
+        ValueError: If a config cannot be trained, or its teacher is missing
+            or is not that of its pair.
     """
     jobs: dict[Path, Job] = {}
     for pair in table.pairs:
@@ -237,10 +237,10 @@ def _learns(row: Row) -> bool:
 
 
 def _teacher_job(pair: Pair, work_dir: Path) -> Job | None:
-    """That of the teacher: a checkpoint that is published is tested.
+    """The job of the teacher: a test of its checkpoint, or its training.
 
-    Which one, the configs of the pair say. If they name none, or one in
-    ``work_dirs``, it is made by the teacher's own run.
+    It is trained if the configs of the pair name no checkpoint, or one in
+    ``work_dirs``.
     """
     row = pair.teacher
     if row is None:
@@ -263,10 +263,10 @@ def _teacher_job(pair: Pair, work_dir: Path) -> Job | None:
 
 
 def _teacher_checkpoint(row: Row, teacher: Row) -> str | None:
-    """What the config of a distillation names, if it has that teacher.
+    """The ``teacher_ckpt`` of a distillation, whose teacher is checked.
 
-    A teacher whose whole model stands in the config has no name to compare;
-    a checkpoint that does not fit it is refused when the run starts.
+    A teacher that is written out in the config has no name to compare; a
+    checkpoint that does not fit it is refused when the run starts.
     """
     model = row_config(row).model
     found = model.get('teacher')
@@ -295,7 +295,7 @@ def _teacher_checkpoint(row: Row, teacher: Row) -> str | None:
 
 
 def derive_config(config: str) -> str:
-    """A config of upstream with the hooks and metrics of ours.
+    """A config that adds our hooks and metrics to one of upstream.
 
     Args:
         config (str): Such as ``'mmseg::pspnet/…'``.
@@ -324,7 +324,7 @@ def derive_config(config: str) -> str:
 
 
 def described_work(job: Job, per_step: int = 1) -> str:
-    """The work that is left of a job, in words.
+    """The remaining work of a job, in words.
 
     Args:
         job (Job): A job that is not done.
@@ -347,7 +347,7 @@ def described_work(job: Job, per_step: int = 1) -> str:
 
 
 def steps_left(job: Job) -> int:
-    """Iterations or epochs between its last checkpoint and its end."""
+    """Iterations or epochs from the last checkpoint to the end."""
     pointer = job.work_dir / 'last_checkpoint'
     made = (
         re.search(r'_(\d+)\.pth$', pointer.read_text())
@@ -358,7 +358,7 @@ def steps_left(job: Job) -> int:
 
 
 def minutes_left(job: Job) -> float | None:
-    """Minutes that it will take, if a run of its config was logged here.
+    """Estimated minutes of a job, from the logs of runs of its config.
 
     Args:
         job (Job): A job that is not done.
@@ -384,7 +384,7 @@ def minutes_left(job: Job) -> float | None:
 
 
 def _iterations(job: Job, train: list[dict]) -> float | None:
-    """The iterations left; of epochs, if a whole one was logged."""
+    """The iterations left; None if no whole epoch was logged yet."""
     if job.unit == 'iterations':
         return steps_left(job)
     last = train[-1]
@@ -402,7 +402,7 @@ def _typed(value: Any) -> str:
 
 
 def _package(config: Config) -> str:
-    """Whose train.py takes it."""
+    """The package whose train.py runs a config."""
     if is_distillation(config):
         return 'mmrazor'
     return _PACKAGES[config.default_scope]
