@@ -25,7 +25,7 @@ from ..engine.hooks.student_checkpoint_hook import (
     student_checkpoint_path,
 )
 from ..models.utils import build_model
-from .runs import Run, check_same_data, read_run, run_names
+from .runs import Run, check_same_data, read_run, run_titles
 
 
 class LabelMaps(NamedTuple):
@@ -139,18 +139,17 @@ def read_predictor(
     Raises:
         FileNotFoundError: If a run, its checkpoint or its validation data is
             not there.
-        ValueError: If there are more or fewer names or checkpoints than runs,
-            a run is not for semantic segmentation, or the runs were not
+        ValueError: If there are not as many names or checkpoints as runs, a
+            run is not for semantic segmentation, or the runs were not
             validated on the same data.
     """
-    names = run_names(paths) if names is None else names
-    for what, given in (('names', names), ('checkpoints', checkpoints)):
-        if given is not None and len(given) != len(paths):
-            raise ValueError(
-                f'Expected {len(paths)} {what}, one for each run, but got '
-                f'{list(given)}.'
-            )
+    names = run_titles(paths, names)
     checkpoints = checkpoints or [None] * len(paths)
+    if len(checkpoints) != len(paths):
+        raise ValueError(
+            f'Expected {len(paths)} checkpoints, one for each run, but got '
+            f'{list(checkpoints)}.'
+        )
     runs = [read_run(*found) for found in zip(paths, names, checkpoints)]
     check_same_data(runs)
     models = []

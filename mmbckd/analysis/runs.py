@@ -179,6 +179,33 @@ def read_run(path: str, name: str, checkpoint: str | None = None) -> Run:
     )
 
 
+def run_titles(paths: Sequence[str], names: Sequence[str] | None) -> list[str]:
+    """The titles of runs: those given, or short ones of :func:`run_names`.
+
+    Args:
+        paths (Sequence[str]): The runs.
+        names (Sequence[str], optional): A title for each.
+
+    Returns:
+        list[str]: A title for each, all different.
+
+    Raises:
+        ValueError: If there are no runs, or not as many different titles.
+    """
+    if not paths:
+        raise ValueError(
+            'Expected one or more work directories to compare, but got none.'
+        )
+    if names is None:
+        return run_names(paths)
+    if len(names) != len(paths) or len(set(names)) < len(names):
+        raise ValueError(
+            f'Expected {len(paths)} names, one for each run and '
+            f'all different, but got {list(names)}.'
+        )
+    return list(names)
+
+
 def run_names(paths: Sequence[str]) -> list[str]:
     """Short titles for runs, from the names of their folders or configs.
 

@@ -236,7 +236,8 @@ def test_difference_of_a_class_is_that_of_the_means(tools):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['a.py', 'b.py', '--names', 'A'], 'Expected 2 names'),
+        (['a.py', 'b.py', '--names', 'A', 'A'], 'Expected 2 names'),
+        (['a.py', '--checkpoints', 'a.pth', 'b.pth'], '1 checkpoints'),
         (['a.py', '--checkpoints', 'no.pth'], 'no.pth does not exist'),
         (['none.py'], 'none.py, which does not exist'),
     ],

@@ -20,7 +20,7 @@ from PIL import Image
 from ...version import __version__
 from ...visualization import ERROR_COLORS
 from ..formatting import describe_metric, lower_is_better
-from ..runs import check_same_data, read_run, run_names
+from ..runs import check_same_data, read_run, run_titles
 from . import curves, images
 from .comparison import ABSENT, config_table, metric_table
 
@@ -80,7 +80,7 @@ def write_report(
         ...              names=['alone', 'distilled'])  # doctest: +SKIP
         'report.html'
     """
-    names = _check_names(runs, names)
+    names = run_titles(runs, names)
     base = _check_baseline(names, baseline)
     for option, value in (
         ('num_images', num_images),
@@ -122,23 +122,6 @@ def write_report(
     with open(out, 'w', encoding='utf-8') as stream:
         stream.write(page)
     return out
-
-
-def _check_names(
-    runs: Sequence[str], names: Sequence[str] | None
-) -> list[str]:
-    if not runs:
-        raise ValueError(
-            'Expected one or more work directories to compare, but got none.'
-        )
-    if names is None:
-        return run_names(runs)
-    if len(names) != len(runs) or len(set(names)) < len(names):
-        raise ValueError(
-            f'Expected {len(runs)} names, one for each run and '
-            f'all different, but got {list(names)}.'
-        )
-    return list(names)
 
 
 def _check_baseline(names: list[str], baseline: str | None) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 from scipy.ndimage import distance_transform_edt
 
-from ...functional.label_maps import check_label_maps
+from .label_maps import check_label_maps
 
 #: Upper ends of the bins of distances, in pixels.
 DISTANCES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, math.inf)

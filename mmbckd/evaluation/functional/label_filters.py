@@ -7,7 +7,7 @@ import numpy as np
 from numpy import ndarray
 from scipy.ndimage import distance_transform_edt
 
-from ...functional.connectivity import label_regions
+from .connectivity import label_regions
 
 
 def majority_filter(labels: ndarray, size: int) -> ndarray:
