@@ -10,12 +10,18 @@ from .connectivity import (
     connectivity_counts,
     connectivity_scores,
 )
+from .error_by_distance import boundary_distance, errors_by_distance
+from .label_filters import majority_filter, remove_fragments
 
 __all__ = [
+    'boundary_distance',
     'boundary_counts',
     'boundary_errors',
     'boundary_scores',
     'broken_regions',
     'connectivity_counts',
     'connectivity_scores',
+    'errors_by_distance',
+    'majority_filter',
+    'remove_fragments',
 ]
