@@ -1,7 +1,8 @@
-# make quickstart   set up, then distil a small student and compare
+# make quickstart   set up, then distill a small student and compare
 # make test         set up, then run the whole test suite
 # make coverage     the same, and say which lines it runs
 # make lint         set up, then check style and types
+# make docs         set up, then build the site in docs/en/_build/html
 # make tables       set up, then fill the tables of the docs from results/
 # make setup        .venv with everything in it (done once)
 #
@@ -14,7 +15,7 @@ WORKERS := 2
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
 	-n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart test coverage lint tables setup
+.PHONY: quickstart test coverage lint docs tables setup
 
 quickstart: setup
 	.venv/bin/python tools/quickstart.py
@@ -29,6 +30,10 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: setup
+	.venv/bin/python -W ignore -m sphinx -q -W --keep-going \
+		docs/en docs/en/_build/html
 
 tables: setup
 	.venv/bin/python tools/make_tables.py

@@ -132,10 +132,12 @@ setup(
     if os.path.exists(os.path.join(ROOT, 'README.md'))
     else '',
     long_description_content_type='text/markdown',
+    author='mmbckd contributors',
     license='Apache-2.0',
     python_requires=about()['PYTHON'],
     install_requires=requirements(),
     extras_require={
+        'docs': required_by('docs'),
         'pretrained': required_by('pretrained'),
         'tests': required_by('tests') + required_by('pretrained'),
     },
@@ -158,7 +160,14 @@ setup(
     zip_safe=False,
     cmdclass={'build_py': BuildPy, 'editable_wheel': EditableWheel},
     classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',
-        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Scientific/Engineering :: Image Recognition',
     ],
 )

@@ -5,7 +5,7 @@
 change either. Nothing may be imported here.
 """
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 PYTHON = '>=3.10,<3.13'
 

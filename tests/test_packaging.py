@@ -204,7 +204,7 @@ def test_constraints_pin_one_version_of_everything_declared():
     for name, versions in {**STACK, **UNDECLARED}.items():
         version = str(pinned[name]).removeprefix('==')
         assert version in SpecifierSet(versions)
-    for extra in ('tests', 'pretrained'):
+    for extra in ('docs', 'tests', 'pretrained'):
         file = ROOT / 'requirements' / f'{extra}.txt'
         for name in file.read_text().split():
             assert name in pinned

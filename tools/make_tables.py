@@ -374,6 +374,7 @@ TOOLS = {
 PAGES = (
     'README.md',
     'benchmarks/README.md',
+    'configs/quickstart/README.md',
     'configs/mmseg/README.md',
     'configs/mmdet/README.md',
     'results/README.md',

@@ -42,10 +42,9 @@ NUM_TRAIN, NUM_VAL, SIZE = 240, 60, (128, 256)
 ROWS = ('teacher', 'student', 'BCKD + CWD')
 
 NEXT = """\
-Next, with your own data and models: take the config of a student that you can
-train already, and put the lines of "Add it to your config" in README.md on top
-of it. Then:
-  mim train mmrazor YOUR_CONFIG.py"""
+Next, with models and data of your own (docs/en/user_guides shows each step):
+  mim run mmbckd new_config STUDENT.py TEACHER.py --teacher-ckpt TEACHER.pth
+  mim train mmrazor bckd_STUDENT.py"""
 
 
 def draw_scenes(data_root: Path, bars: Progress) -> None:

@@ -176,12 +176,19 @@ def test_check_names_what_is_outdated_and_writes_nothing(tmp_path):
         ignore=shutil.ignore_patterns('__pycache__'),
     )
     metafile = Path('configs/mmseg/fpn_r50_fpn_r18/metafile.yml')
-    for name in ('benchmarks', metafile.parent, 'configs/mmdet', 'results'):
+    for name in (
+        'benchmarks',
+        metafile.parent,
+        'configs/mmdet',
+        'configs/quickstart',
+        'results',
+    ):
         (tmp_path / name).mkdir(parents=True)
     shutil.copy(ROOT / metafile, tmp_path / metafile)
     pages = [
         'README.md',
         'benchmarks/README.md',
+        'configs/quickstart/README.md',
         'configs/mmseg/README.md',
         'configs/mmdet/README.md',
         'results/README.md',

@@ -62,6 +62,7 @@ class BCKDDistiller(ConfigurableDistiller):
               :class:`HierarchicalBoundaryConnector`.
             - source, radius, tau, ignore_index, loss_weight: see
               :class:`BoundaryAffinityLoss`.
+
             Defaults to None: none.
         context (dict | None): Context distillation.
 
