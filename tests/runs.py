@@ -22,7 +22,7 @@ def write_images(root, count=4, side=32, labels=5):
         )
 
 
-def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
+def config(tmp_path, distill=True, classes=CLASSES, **kwargs):
     """A run of a few iterations on images of noise."""
     pipeline = [
         dict(type='LoadImageFromFile'),
@@ -57,7 +57,7 @@ def config(tmp_path, distil=True, classes=CLASSES, **kwargs):
         default_scope='mmseg',
         work_dir=str(tmp_path / 'work_dir'),
         experiment_name=f'{tmp_path.name}_{np.random.randint(1 << 30)}',
-        model=model if distil else student,
+        model=model if distill else student,
         train_dataloader=loader,
         val_dataloader=dict(
             loader,

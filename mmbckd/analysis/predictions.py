@@ -58,7 +58,7 @@ def build_student(run: Run, device: str) -> BaseSegmentor | None:
     """
     config = run.config
     model = copy.deepcopy(
-        config.model['architecture'] if run.distils else config.model
+        config.model['architecture'] if run.distills else config.model
     )
     with DefaultScope.overwrite_default_scope(
         config.get('default_scope', 'mmengine')
@@ -69,7 +69,7 @@ def build_student(run: Run, device: str) -> BaseSegmentor | None:
     checkpoint = str(run.checkpoint)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            if run.distils:
+            if run.distills:
                 plain = student_checkpoint_path(checkpoint)
                 checkpoint = (
                     plain

@@ -93,7 +93,7 @@ class Run(NamedTuple):
     checkpoint: Path | None
 
     @property
-    def distils(self) -> bool:
+    def distills(self) -> bool:
         """Whether it trained a student that is only part of its model."""
         return is_distillation(self.config)
 

@@ -39,7 +39,7 @@ def models(tmp_path_factory) -> Path:
     for seed, name in enumerate('ab'):
         cfg = config(
             root,
-            distil=False,
+            distill=False,
             val_evaluator=[
                 dict(type='IoUMetric'),
                 dict(type='BoundaryIoUMetric'),

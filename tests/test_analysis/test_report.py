@@ -426,7 +426,7 @@ def write_images(root):
         mmcv.imwrite(label, str(root / 'ann' / f'{i}.png'))
 
 
-def config(root, name, distil):
+def config(root, name, distill):
     pipeline = [
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations'),
@@ -468,7 +468,7 @@ def config(root, name, distil):
             default_scope='mmseg',
             work_dir=str(root / name),
             experiment_name=f'{root.name}_{name}',
-            model=distillation if distil else student,
+            model=distillation if distill else student,
             train_dataloader=loader,
             val_dataloader=dict(
                 loader,
@@ -490,7 +490,7 @@ def config(root, name, distil):
             val_cfg=dict(type='ValLoop'),
             optim_wrapper=dict(
                 type='OptimWrapper',
-                optimizer=dict(type='AdamW', lr=0.002 if distil else 0.001),
+                optimizer=dict(type='AdamW', lr=0.002 if distill else 0.001),
             ),
             default_hooks=dict(
                 logger=dict(
@@ -520,8 +520,8 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp('report')
     write_images(root)
     models = []
-    for name, distil in (('alone', False), ('distilled', True)):
-        runner = Runner.from_cfg(config(root, name, distil))
+    for name, distill in (('alone', False), ('distilled', True)):
+        runner = Runner.from_cfg(config(root, name, distill))
         runner.train()
         runner.visualizer.close()
         models.append(runner.model.eval())

@@ -68,7 +68,7 @@ def test_plain_student_gives_the_outputs_of_the_distilled_one(run):
     plain = torch.load(
         root / 'work_dir' / 'iter_4_student.pth', weights_only=True
     )
-    cfg = config(root, distil=False)
+    cfg = config(root, distill=False)
     student = MODELS.build(cfg.model)
     student.load_state_dict(plain['state_dict'], strict=True)
     assert plain['meta']['dataset_meta']['classes'] == CLASSES
@@ -80,7 +80,7 @@ def test_plain_student_gives_the_outputs_of_the_distilled_one(run):
 def test_plain_student_needs_neither_mmbckd_nor_mmrazor(run, tmp_path):
     """In a Python in which both cannot be imported."""
     root, runner = run
-    cfg = config(root, distil=False)
+    cfg = config(root, distill=False)
     images, _ = batch(side=32)
     torch.save(images, tmp_path / 'images.pth')
     runner.model.eval()
@@ -229,7 +229,7 @@ def test_channels_last_changes_the_layout_and_not_the_training(tmp_path):
 
 def test_run_that_is_no_distillation_writes_no_students(tmp_path):
     write_images(tmp_path)
-    Runner.from_cfg(config(tmp_path, distil=False)).train()
+    Runner.from_cfg(config(tmp_path, distill=False)).train()
     assert names(tmp_path / 'work_dir', 'iter_4.pth')
     assert not names(tmp_path / 'work_dir', '*_student.pth')
 
@@ -239,7 +239,7 @@ def test_export_of_an_old_checkpoint(run, tmp_path):
     out = export_student_checkpoint(
         str(root / 'work_dir' / 'iter_4.pth'), str(tmp_path / 'out.pth')
     )
-    student = MODELS.build(config(root, distil=False).model)
+    student = MODELS.build(config(root, distill=False).model)
     load_checkpoint(student, out, strict=True)
     for name, value in runner.model.student.state_dict().items():
         assert torch.equal(student.state_dict()[name], value), name

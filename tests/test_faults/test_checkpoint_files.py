@@ -159,7 +159,7 @@ def test_student_alone_cannot_be_resumed(data, tmp_path):
 
 def test_part_of_a_model_may_still_be_loaded(data, tmp_path):
     """A backbone's weights for finetuning, as mmengine allows."""
-    cfg = config(data, tmp_path, distil=False)
+    cfg = config(data, tmp_path, distill=False)
     state = {
         k: torch.full_like(v, 2)
         for k, v in MODELS.build(cfg.model).state_dict().items()
@@ -234,7 +234,7 @@ def test_folder_of_checkpoints_stands_in_for_the_host(
     source = MODELS.build(cnn_segmentor(8))
     source.backbone.stem[0].weight.data.fill_(2)
     path = tmp_path / URL.rpartition('/')[2]
-    cfg = config(data, tmp_path, distil=False)
+    cfg = config(data, tmp_path, distill=False)
     cfg.model = cnn_segmentor(8)
     cfg.model.data_preprocessor.update(size=(32, 32), seg_pad_val=255)
     state = source.state_dict()

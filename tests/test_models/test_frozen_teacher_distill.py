@@ -70,7 +70,7 @@ def test_targets_do_not_depend_on_dropout(teacher):
 
 
 def test_single_teacher_distill_has_the_noise_this_class_mends():
-    """Were upstream mended, this class could go."""
+    """Were upstream patched, this class could go."""
     model = MODELS.build(
         dict(
             type='mmrazor.SingleTeacherDistill',

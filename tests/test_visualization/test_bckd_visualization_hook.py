@@ -103,7 +103,7 @@ def root(tmp_path_factory):
 def runner(root):
     """A runner of a student alone that has no iteration behind it."""
     init_default_scope('mmseg')
-    cfg = run_config(root, distil=False)
+    cfg = run_config(root, distill=False)
     cfg.train_cfg.max_iters = 0
     runner = Runner.from_cfg(cfg)
     runner.train()
@@ -111,7 +111,7 @@ def runner(root):
     return runner
 
 
-def distil(
+def distill(
     runner, root, distiller, algorithm='FrozenTeacherDistill', test_size=None
 ):
     """Put a distillation in the place of the runner's model."""
@@ -256,7 +256,7 @@ def test_end_is_drawn_once(interval, steps, monkeypatch):
 def test_each_distillation_is_drawn_with_what_it_has(
     root, runner, drawn, distiller, expected
 ):
-    distil(runner, root, distiller)
+    distill(runner, root, distiller)
     draw(runner, indices=[1])
     (call,) = drawn
     assert {k for k in ALL if call.get(k) is not None} == expected
@@ -274,7 +274,7 @@ def test_each_distillation_is_drawn_with_what_it_has(
 
 
 def test_mmrazors_own_algorithm_is_drawn_as_well(root, runner, drawn):
-    distil(runner, root, LONG_FORM, 'SingleTeacherDistill')
+    distill(runner, root, LONG_FORM, 'SingleTeacherDistill')
     draw(runner, indices=[1])
     assert set(drawn[0]) >= BOTH
 
@@ -282,7 +282,7 @@ def test_mmrazors_own_algorithm_is_drawn_as_well(root, runner, drawn):
 def test_model_without_distillation_is_drawn_with_its_errors(
     root, runner, drawn
 ):
-    runner.model = MODELS.build(config(root, distil=False).model)
+    runner.model = MODELS.build(config(root, distill=False).model)
     draw(runner, indices=[1])
     (call,) = drawn
     assert BOTH.isdisjoint(call) and call['title'] == '1.jpg, iteration 1'
@@ -464,7 +464,7 @@ def test_labels_are_drawn_where_they_are_in_a_padded_input(
     root, runner, drawn
 ):
     """Padded from 32x32 to 64x48, at the bottom and on the right."""
-    distil(
+    distill(
         runner,
         root,
         dict(boundary=dict(student='backbone', source='label')),
@@ -507,7 +507,7 @@ def test_training_goes_on_without_annotations_of_the_validation_data(
         tmp_path,
         distiller,
         dict(interval=2, indices=[1, 2]),
-        distil=distiller is not None,
+        distill=distiller is not None,
     )
     cfg.train_cfg.val_begin = 9  # its metrics would need the truth
     del cfg.val_dataloader.dataset.pipeline[1]
@@ -564,7 +564,7 @@ def test_detector_is_drawn_without_annotations(
 
 
 def test_drawn_are_the_tensors_of_the_losses_in_eval_mode(root, runner, drawn):
-    distil(
+    distill(
         runner,
         root,
         dict(
@@ -618,7 +618,7 @@ def test_points_of_a_padded_input_stay_where_they_are_in_the_image(
     root, runner, drawn
 ):
     """Padded from 32x32 to 64x48, at the bottom and on the right."""
-    distil(runner, root, dict(context=CONTEXT), test_size=(64, 48))
+    distill(runner, root, dict(context=CONTEXT), test_size=(64, 48))
     draw(runner, indices=[1], points=[(0.1, 0.9)])
     (call,) = drawn
     assert call['coverage'] == (2, 1.5)
@@ -701,7 +701,7 @@ def state(model):
 )
 def test_nothing_is_left_behind(root, runner, drawn, monkeypatch, distiller):
     """Though computing the figures draws random numbers of all kinds."""
-    distil(runner, root, distiller)
+    distill(runner, root, distiller)
     model = runner.model
     model.student.backbone.eval()  # a mode that is not the model's
     loader = runner.train_dataloader
@@ -730,7 +730,7 @@ def test_nothing_is_left_behind(root, runner, drawn, monkeypatch, distiller):
 def test_error_while_drawing_leaves_nothing_behind_either(
     root, runner, monkeypatch
 ):
-    distil(runner, root, dict(boundary=BOUNDARY))
+    distill(runner, root, dict(boundary=BOUNDARY))
     model = runner.model
 
     def fail(*args, **kwargs):
@@ -749,7 +749,7 @@ def test_only_the_main_process_draws_but_all_compute(
     root, runner, drawn, monkeypatch
 ):
     """Losses may communicate: one process alone would wait for ever."""
-    distil(runner, root, dict(boundary=BOUNDARY))
+    distill(runner, root, dict(boundary=BOUNDARY))
     ran = []
     runner.model.student.register_forward_hook(lambda *_: ran.append(1))
     monkeypatch.setattr(

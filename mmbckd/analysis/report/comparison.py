@@ -104,7 +104,7 @@ def config_table(runs: list[Run]) -> dict[str, list[Any]]:
     for run in runs:
         config = {k: v for k, v in run.config.to_dict().items() if k in known}
         model = config.pop('model', {})
-        if run.distils:
+        if run.distills:
             student = model.pop('architecture')
             config = {'model': student, 'distillation': model, **config}
         else:

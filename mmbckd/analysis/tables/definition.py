@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A teacher, a student alone, and the ways to distil the one into the
+    """A teacher, a student alone, and the ways to distill the one into the
     other.
 
     Attributes:
