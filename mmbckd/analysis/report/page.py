@@ -75,10 +75,12 @@ def write_report(
             does not fit its config, or the runs were not validated on the
             same data.
 
-    Example:
-        >>> write_report(['work_dirs/student', 'work_dirs/distilled'],
-        ...              names=['alone', 'distilled'])  # doctest: +SKIP
-        'report.html'
+    Example::
+
+        write_report(
+            ['work_dirs/student', 'work_dirs/distilled'],
+            names=['alone', 'distilled'],
+        )
     """
     names = run_titles(runs, names)
     base = _check_baseline(names, baseline)
