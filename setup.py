@@ -137,9 +137,14 @@ setup(
     python_requires=about()['PYTHON'],
     install_requires=requirements(),
     extras_require={
+        'deploy': required_by('deploy'),
         'docs': required_by('docs'),
         'pretrained': required_by('pretrained'),
-        'tests': required_by('tests') + required_by('pretrained'),
+        'tests': [
+            name
+            for extra in ('tests', 'deploy', 'pretrained')
+            for name in required_by(extra)
+        ],
     },
     # The explicit '.' makes setuptools install a development copy by a path
     # instead of an import hook: `mim` and type checkers need real folders.

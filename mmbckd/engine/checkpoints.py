@@ -16,6 +16,7 @@ from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
@@ -23,6 +24,8 @@ from mmengine.runner import CheckpointLoader, checkpoint
 from mmengine.utils import mkdir_or_exist
 
 FOLDER = 'MMBCKD_CHECKPOINTS'
+# A model that is not made for it says in its log that it does not know this.
+ONNX_KEY = 'ONNXRuntimeSegmentor.file'
 
 _load_from_local = checkpoint.load_from_local
 _load_from_http = checkpoint.load_from_http
@@ -37,7 +40,8 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
         map_location (str | Callable | None): See :func:`torch.load`.
 
     Returns:
-        dict: The checkpoint.
+        dict: The checkpoint. That of ``NAME.onnx`` is for an
+        ``ONNXRuntimeSegmentor`` and has the file's bytes as only tensor.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -51,6 +55,9 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
             f'up from {osp.abspath(".")}). Correct the path in `load_from`, '
             '`teacher_ckpt`, `init_cfg` or the file last_checkpoint.'
         )
+    if path.endswith('.onnx'):
+        content = torch.from_numpy(np.fromfile(path, np.uint8))
+        return {'state_dict': {ONNX_KEY: content}}
     try:
         return _load_from_local(path, map_location)
     except Exception as error:

@@ -1,0 +1,17 @@
+"""Students as ONNX files, in floating point and in INT8.
+
+Needs ``pip install 'mmbckd[deploy]'``; nothing here is imported before it is
+called.
+"""
+
+from .export import Comparison, Interface, compare_onnx, export_onnx
+from .quantization import layer_errors, quantize_int8
+
+__all__ = [
+    'Comparison',
+    'Interface',
+    'compare_onnx',
+    'export_onnx',
+    'layer_errors',
+    'quantize_int8',
+]

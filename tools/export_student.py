@@ -1,0 +1,407 @@
+"""Export a student to ONNX, and to INT8 by --int8, and compare with PyTorch.
+
+Writes NAME.onnx and a config NAME.py that tests it:
+mim test mmsegmentation NAME.py --checkpoint NAME.onnx. A file that disagrees
+with the PyTorch model on the validation images is removed again, and the exit
+code is 1.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from mmbckd.report.tables import heading, markdown_table
+
+# Metrics in the table, of those that the config reports.
+METRICS = (
+    'mIoU',
+    'mBIoU',
+    'bF1',
+    'b0_err',
+    'b1_err',
+    'whole_regions',
+    'stray_fragments',
+)
+ENCODINGS = {'float32': 'ONNX, float32', 'int8': 'ONNX, INT8'}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of a student or distillation')
+    parser.add_argument('checkpoint', help='checkpoint of either')
+    parser.add_argument(
+        '--out',
+        default='work_dirs/deploy',
+        help='folder to write to (default: work_dirs/deploy)',
+    )
+    parser.add_argument(
+        '--name', help='of the files (default: that of the config)'
+    )
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='of the images (default: as the model sees the validation '
+        'images)',
+    )
+    parser.add_argument(
+        '--input',
+        default='normalized',
+        choices=('normalized', 'float32', 'uint8'),
+        help='images normalized by mean and std, or of 0 to 255 that the '
+        'file normalizes itself (default: normalized)',
+    )
+    parser.add_argument(
+        '--channel-order',
+        default='bgr',
+        choices=('bgr', 'rgb'),
+        help='of images of 0 to 255 (default: bgr)',
+    )
+    parser.add_argument(
+        '--output',
+        default='logits',
+        choices=('logits', 'labels'),
+        help='of a segmentor, both in the size of the image (default: logits)',
+    )
+    parser.add_argument(
+        '--dynamic-batch',
+        action='store_true',
+        help='take any number of images at a time instead of one',
+    )
+    parser.add_argument(
+        '--opset', type=int, default=18, help='at least 17 (default: 18)'
+    )
+    parser.add_argument(
+        '--num-images',
+        type=int,
+        default=8,
+        help='validation images to compare on (default: 8)',
+    )
+    int8 = parser.add_argument_group('INT8')
+    int8.add_argument(
+        '--int8', action='store_true', help='write NAME_int8.onnx too'
+    )
+    int8.add_argument(
+        '--num-calibration-images',
+        type=int,
+        default=64,
+        help='training images, without augmentation, that fix the ranges '
+        'of the activations (default: 64)',
+    )
+    int8.add_argument(
+        '--method',
+        default='minmax',
+        choices=('minmax', 'entropy', 'percentile'),
+        help='how the ranges are fixed (default: minmax)',
+    )
+    int8.add_argument(
+        '--exclude',
+        nargs='+',
+        default=[],
+        metavar='LAYER',
+        help='modules to keep in float, such as decode_head.conv_seg',
+    )
+    int8.add_argument(
+        '--activations',
+        default='uint8',
+        choices=('uint8', 'int8'),
+        help='int8 is symmetric, as TensorRT wants it (default: uint8)',
+    )
+    int8.add_argument(
+        '--reduce-range',
+        action='store_true',
+        help='weights of 7 bits, for x86 CPUs without VNNI',
+    )
+    int8.add_argument(
+        '--min-int8-agreement',
+        type=float,
+        default=90,
+        metavar='PERCENT',
+        help='labels that must equal those of PyTorch (default: 90)',
+    )
+    parser.add_argument(
+        '--test',
+        action='store_true',
+        help='also test the student and the files on the test data, and '
+        'write what they reach to NAME_results.json',
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='as in mim test'
+    )
+    args = parser.parse_args()
+    for name in ('num_images', 'num_calibration_images'):
+        if getattr(args, name) < 1:
+            parser.error(
+                f'--{name.replace("_", "-")} must be at least 1, but got '
+                f'{getattr(args, name)}'
+            )
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        agree = run(args)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        sys.exit(f'export_student: error: {error}')
+    sys.exit(not agree)
+
+
+def run(args: argparse.Namespace) -> bool:
+    """Write the files; whether all of them agree with PyTorch."""
+    import mmdet.utils
+    import mmseg.utils
+
+    from mmbckd import deploy
+    from mmbckd.deploy import configs
+    from mmbckd.deploy.export import MAX_DIFFERENCE, file_images
+    from mmbckd.deploy.optional import require
+
+    require('onnx', 'onnxscript', 'onnxruntime')
+    mmseg.utils.register_all_modules(init_default_scope=False)
+    mmdet.utils.register_all_modules(init_default_scope=False)
+    config = Config.fromfile(args.config)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    interface = deploy.Interface(args.input, args.channel_order, args.output)
+    model = configs.build_student(config, args.checkpoint)
+    segments = hasattr(model, 'decode_head')
+    val = configs.build_dataset(config, 'val')
+    shape = tuple(args.shape or configs.default_shape(config, model))
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    name = args.name or Path(args.config).stem
+    if segments:
+        test_config = configs.onnx_config(config, model, shape, interface)
+
+    def images() -> list:
+        return configs.read_images(val, args.num_images, shape)
+
+    def write(stem: str, make) -> tuple[Path, deploy.Comparison]:
+        """Make a file and compare it; it appears under its name after."""
+        part = out / f'{stem}.part.onnx'
+        try:
+            make(part)
+            found = deploy.compare_onnx(part, model, images(), interface)
+            file = out / f'{stem}.onnx'
+            least = 99.9 if stem == name else args.min_int8_agreement
+            wrong = found.agreement is not None and found.agreement < least
+            if stem == name:
+                wrong |= found.max_difference > MAX_DIFFERENCE
+            print(f'{file}: {found}', flush=True)
+            if wrong:
+                file.unlink(missing_ok=True)
+                raise Disagreement(
+                    f'Expected {file.name} to agree with the PyTorch model '
+                    f'(at least {least}% of the labels, float32 values to '
+                    f'{MAX_DIFFERENCE}), but it does not: {found}. It is not '
+                    'kept.'
+                )
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+        if segments:
+            test_config.dump(out / f'{stem}.py')
+        return file, found
+
+    files = {}
+    try:
+        files['float32'] = write(
+            name,
+            lambda part: deploy.export_onnx(
+                model,
+                part,
+                shape,
+                interface,
+                dynamic_batch=args.dynamic_batch,
+                opset=args.opset,
+                dataset_meta=val.metainfo,
+            ),
+        )
+        if args.int8:
+            train = configs.build_dataset(config, 'train')
+            given = [
+                given
+                for given, _ in file_images(
+                    model,
+                    configs.read_images(
+                        train, args.num_calibration_images, shape
+                    ),
+                    interface,
+                )
+            ]
+            files['int8'] = write(
+                f'{name}_int8',
+                lambda part: deploy.quantize_int8(
+                    files['float32'][0],
+                    part,
+                    given,
+                    method=args.method,
+                    exclude=args.exclude,
+                    activations=args.activations,
+                    reduce_range=args.reduce_range,
+                ),
+            )
+            write_layers(
+                deploy.layer_errors(
+                    files['float32'][0], files['int8'][0], given[:4]
+                ),
+                out / f'{name}_int8_layers.json',
+            )
+    except Disagreement as error:
+        print(error, file=sys.stderr)
+        return False
+    if args.test:
+        if not segments:
+            raise ValueError(
+                'Expected a segmentor for --test, but got '
+                f'{type(model).__name__}: ONNX files of detectors give raw '
+                'maps, which are decoded and tested in PyTorch.'
+            )
+        test(config, model, files, out / f'{name}_results.json')
+    return True
+
+
+class Disagreement(Exception):
+    """A file does not compute what the model does."""
+
+
+def write_layers(errors: list, out: Path) -> None:
+    """Keep the errors of the layers, and print the largest ones."""
+    out.write_text(json.dumps([e._asdict() for e in errors], indent=1) + '\n')
+    print(
+        '\nRelative error of each quantized output, the largest first (all '
+        f'in {out}):\n  {"own":>7} {"total":>7}  layer'
+    )
+    for error in sorted(errors, key=lambda e: -e.own)[:10]:
+        print(f'  {error.own:7.2%} {error.total:7.2%}  {error.layer}')
+    print(
+        '\n"own" is by rounding that output alone, "total" by all before it '
+        'too.\n--exclude keeps layers in float.',
+        flush=True,
+    )
+
+
+def test(config: Config, model, files: dict, out: Path) -> None:
+    """Test the student and its files, and write a row for each."""
+    from mmengine.runner import load_checkpoint
+
+    from mmbckd.deploy import configs
+
+    plain = config.copy()
+    plain.model = configs.student_config(config)
+    rows = [
+        dict(
+            name='PyTorch',
+            megabytes=None,
+            agreement=None,
+            metrics=tested(
+                plain,
+                lambda student: student.load_state_dict(model.state_dict()),
+            ),
+        )
+    ]
+    for encoding, (file, found) in files.items():
+        metrics = tested(
+            Config.fromfile(file.with_suffix('.py')),
+            lambda student, file=str(file): load_checkpoint(student, file),
+        )
+        rows.append(
+            dict(
+                name=ENCODINGS[encoding],
+                megabytes=file.stat().st_size / 1e6,
+                agreement=found.agreement,
+                metrics=metrics,
+            )
+        )
+        # As a run's log, for `mim run mmbckd report NAME.py`.
+        record = dict(metrics, step=0)
+        file.with_suffix('.json').write_text(json.dumps(record) + '\n')
+    found = dict(
+        rows=rows,
+        cpu=cpu_name(),
+        versions={
+            package: version(package)
+            for package in ('torch', 'onnx', 'onnxscript', 'onnxruntime')
+        },
+    )
+    out.write_text(json.dumps(found, indent=1) + '\n')
+    print('\n'.join(['', *table(found), '', f'Written to {out}']))
+
+
+def tested(config: Config, load: Callable) -> dict[str, float]:
+    """The metrics of a config's test, after its model was loaded."""
+    from mmengine.runner import Runner
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = config.copy()
+        config.work_dir = folder
+        config.log_level = 'ERROR'
+        config.experiment_name = f'test_{time.time_ns()}'
+        for key in (
+            'train_dataloader',
+            'train_cfg',
+            'optim_wrapper',
+            'param_scheduler',
+            'custom_hooks',
+            'load_from',
+            'visualizer',
+        ):
+            config.pop(key, None)
+        runner = Runner.from_cfg(config)
+        load(runner.model)
+        return {key: float(value) for key, value in runner.test().items()}
+
+
+def cpu_name() -> str:
+    """The CPU, as Linux names it."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [x.partition(':')[2] for x in lines if x.startswith('model name')]
+    flags = ' '.join(x for x in lines if x.startswith('flags'))
+    vnni = 'with' if 'vnni' in flags else 'without'
+    return f'{(names or [platform.processor()])[0].strip()} ({vnni} VNNI)'
+
+
+def table(found: dict) -> list[str]:
+    """What was reached, in Markdown."""
+    keys = [key for key in METRICS if key in found['rows'][0]['metrics']]
+    return [
+        *markdown_table(
+            ['', *map(heading, keys), 'labels as in PyTorch', 'file'],
+            [
+                [
+                    row['name'],
+                    *(f'{row["metrics"][key]:.2f}' for key in keys),
+                    *(
+                        ['', '']
+                        if row['megabytes'] is None
+                        else [
+                            f'{row["agreement"]:.2f}%',
+                            f'{row["megabytes"]:.2f} MB',
+                        ]
+                    ),
+                ]
+                for row in found['rows']
+            ],
+        ),
+        '',
+        'Run on {}, ONNX Runtime {}.'.format(
+            found['cpu'], found['versions']['onnxruntime']
+        ),
+    ]
+
+
+if __name__ == '__main__':
+    main()
