@@ -204,13 +204,15 @@ def test_constraints_pin_one_version_of_everything_declared():
     for name, versions in {**STACK, **UNDECLARED}.items():
         version = str(pinned[name]).removeprefix('==')
         assert version in SpecifierSet(versions)
-    for extra in ('docs', 'tests', 'pretrained'):
+    for extra in ('deploy', 'docs', 'tests', 'pretrained'):
         file = ROOT / 'requirements' / f'{extra}.txt'
         for name in file.read_text().split():
             assert name in pinned
 
 
-@pytest.mark.parametrize('root', ['mmbckd', 'timm'])
+@pytest.mark.parametrize(
+    'root', ['mmbckd', 'timm', 'onnx', 'onnxscript', 'onnxruntime']
+)
 def test_constraints_are_complete(root):
     """They are installed without being resolved; pip is always there."""
     pinned = {name.lower().replace('_', '-') for name in pins()}

@@ -8,6 +8,7 @@ code is 1.
 
 import argparse
 import json
+import math
 import platform
 import sys
 import tempfile
@@ -16,8 +17,15 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import mmdet.utils
+import mmseg.utils
 from mmengine.config import Config, DictAction
+from mmengine.runner import Runner, load_checkpoint
 
+from mmbckd import deploy
+from mmbckd.deploy import configs
+from mmbckd.deploy.export import MAX_DIFFERENCE, file_images
+from mmbckd.deploy.optional import require
 from mmbckd.report.tables import heading, markdown_table
 
 # Metrics in the table, of those that the config reports.
@@ -158,14 +166,6 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> bool:
     """Write the files; whether all of them agree with PyTorch."""
-    import mmdet.utils
-    import mmseg.utils
-
-    from mmbckd import deploy
-    from mmbckd.deploy import configs
-    from mmbckd.deploy.export import MAX_DIFFERENCE, file_images
-    from mmbckd.deploy.optional import require
-
     require('onnx', 'onnxscript', 'onnxruntime')
     mmseg.utils.register_all_modules(init_default_scope=False)
     mmdet.utils.register_all_modules(init_default_scope=False)
@@ -175,6 +175,17 @@ def run(args: argparse.Namespace) -> bool:
     interface = deploy.Interface(args.input, args.channel_order, args.output)
     model = configs.build_student(config, args.checkpoint)
     segments = hasattr(model, 'decode_head')
+    if args.test and not segments:
+        raise ValueError(
+            'Expected a segmentor for --test, but got '
+            f'{type(model).__name__}: the ONNX file of a detector gives raw '
+            'maps, which predict_by_feat decodes in PyTorch.'
+        )
+    if args.test and not config.get('test_dataloader'):
+        raise ValueError(
+            'Expected a `test_dataloader` in the config for --test, but '
+            'there is none. Add it, with `test_evaluator` and `test_cfg`.'
+        )
     val = configs.build_dataset(config, 'val')
     shape = tuple(args.shape or configs.default_shape(config, model))
     out = Path(args.out)
@@ -183,96 +194,88 @@ def run(args: argparse.Namespace) -> bool:
     if segments:
         test_config = configs.onnx_config(config, model, shape, interface)
 
-    def images() -> list:
-        return configs.read_images(val, args.num_images, shape)
-
-    def write(stem: str, make) -> tuple[Path, deploy.Comparison]:
-        """Make a file and compare it; it appears under its name after."""
-        part = out / f'{stem}.part.onnx'
-        try:
-            make(part)
-            found = deploy.compare_onnx(part, model, images(), interface)
-            file = out / f'{stem}.onnx'
-            least = 99.9 if stem == name else args.min_int8_agreement
-            wrong = found.agreement is not None and found.agreement < least
-            if stem == name:
-                wrong |= found.max_difference > MAX_DIFFERENCE
-            print(f'{file}: {found}', flush=True)
-            if wrong:
-                file.unlink(missing_ok=True)
-                raise Disagreement(
-                    f'Expected {file.name} to agree with the PyTorch model '
-                    f'(at least {least}% of the labels, float32 values to '
-                    f'{MAX_DIFFERENCE}), but it does not: {found}. It is not '
-                    'kept.'
-                )
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+    def keep(file: Path, *limits: float) -> deploy.Comparison:
+        found = deploy.compare_onnx(
+            part,
+            model,
+            configs.read_images(val, args.num_images, shape),
+            interface,
+        )
+        keep_if_equal(part, file, found, *limits)
         if segments:
-            test_config.dump(out / f'{stem}.py')
-        return file, found
+            test_config.dump(file.with_suffix('.py'))
+        return found
 
     files = {}
+    part = out / f'{name}.part.onnx'
     try:
-        files['float32'] = write(
-            name,
-            lambda part: deploy.export_onnx(
-                model,
-                part,
-                shape,
-                interface,
-                dynamic_batch=args.dynamic_batch,
-                opset=args.opset,
-                dataset_meta=val.metainfo,
-            ),
+        deploy.export_onnx(
+            model,
+            part,
+            shape,
+            interface,
+            dynamic_batch=args.dynamic_batch,
+            opset=args.opset,
+            dataset_meta=val.metainfo,
         )
+        file = out / f'{name}.onnx'
+        files['float32'] = file, keep(file, 99.9, MAX_DIFFERENCE)
         if args.int8:
-            train = configs.build_dataset(config, 'train')
-            given = [
-                given
-                for given, _ in file_images(
-                    model,
-                    configs.read_images(
-                        train, args.num_calibration_images, shape
-                    ),
-                    interface,
-                )
-            ]
-            files['int8'] = write(
-                f'{name}_int8',
-                lambda part: deploy.quantize_int8(
-                    files['float32'][0],
-                    part,
-                    given,
-                    method=args.method,
-                    exclude=args.exclude,
-                    activations=args.activations,
-                    reduce_range=args.reduce_range,
-                ),
+            train = configs.read_images(
+                configs.build_dataset(config, 'train'),
+                args.num_calibration_images,
+                shape,
             )
+            given = [x for x, _ in file_images(model, train, interface)]
+            deploy.quantize_int8(
+                file,
+                part,
+                given,
+                method=args.method,
+                exclude=args.exclude,
+                activations=args.activations,
+                reduce_range=args.reduce_range,
+            )
+            int8 = out / f'{name}_int8.onnx'
+            files['int8'] = int8, keep(int8, args.min_int8_agreement)
             write_layers(
-                deploy.layer_errors(
-                    files['float32'][0], files['int8'][0], given[:4]
-                ),
+                deploy.layer_errors(file, int8, given[:4]),
                 out / f'{name}_int8_layers.json',
             )
     except Disagreement as error:
         print(error, file=sys.stderr)
         return False
+    finally:
+        part.unlink(missing_ok=True)
     if args.test:
-        if not segments:
-            raise ValueError(
-                'Expected a segmentor for --test, but got '
-                f'{type(model).__name__}: ONNX files of detectors give raw '
-                'maps, which are decoded and tested in PyTorch.'
-            )
         test(config, model, files, out / f'{name}_results.json')
     return True
 
 
 class Disagreement(Exception):
     """A file does not compute what the model does."""
+
+
+def keep_if_equal(
+    part: Path,
+    file: Path,
+    found: deploy.Comparison,
+    min_agreement: float,
+    max_difference: float = math.inf,
+) -> None:
+    """Give a file its name, if it agrees with the model."""
+    print(f'{file}: {found}', flush=True)
+    if found.max_difference > max_difference or (
+        found.agreement is not None and found.agreement < min_agreement
+    ):
+        file.unlink(missing_ok=True)  # of an earlier export
+        raise Disagreement(
+            f'Expected {file.name} to agree with the PyTorch model (at least '
+            f'{min_agreement:g}% of the labels, values up to '
+            f'{max_difference:g} of the largest one), but it does not: '
+            f'{found}. It is not kept.'
+        )
+    part.replace(file)
 
 
 def write_layers(errors: list, out: Path) -> None:
@@ -293,10 +296,6 @@ def write_layers(errors: list, out: Path) -> None:
 
 def test(config: Config, model, files: dict, out: Path) -> None:
     """Test the student and its files, and write a row for each."""
-    from mmengine.runner import load_checkpoint
-
-    from mmbckd.deploy import configs
-
     plain = config.copy()
     plain.model = configs.student_config(config)
     rows = [
@@ -340,8 +339,6 @@ def test(config: Config, model, files: dict, out: Path) -> None:
 
 def tested(config: Config, load: Callable) -> dict[str, float]:
     """The metrics of a config's test, after its model was loaded."""
-    from mmengine.runner import Runner
-
     with tempfile.TemporaryDirectory() as folder:
         config = config.copy()
         config.work_dir = folder

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import export_student
 import pandas as pd
 import yaml
 from analysis_tools import (
@@ -368,6 +369,7 @@ TOOLS = {
     'connectivity': check_connectivity,
     'edge_auc': edge_auc,
     'error_by_distance': error_by_distance,
+    'export_student': export_student,
     'gradients': gradient_norms,
     'per_class': per_class,
 }
@@ -378,6 +380,7 @@ PAGES = (
     'configs/mmseg/README.md',
     'configs/mmdet/README.md',
     'results/README.md',
+    'docs/en/user_guides/deploy.md',
 )
 # What a sweep gave its runs: the options of a factor.
 SWEEPS = {

@@ -1,0 +1,205 @@
+"""The command, and mim test's way of testing what it has written."""
+
+import copy
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import Runner, load_checkpoint
+
+from mmbckd.deploy import Interface, export_onnx
+from mmbckd.models import ONNXRuntimeSegmentor
+from tests import runs
+from tests.segmentors import cnn_segmentor
+from tests.test_deploy.test_export import build, pictures
+
+sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
+import export_student
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    """A distillation's config and checkpoint, images of two sizes."""
+    monkeypatch.chdir(tmp_path)
+    runs.write_images(tmp_path, count=6)
+    config = runs.config(tmp_path, train_cfg=None, optim_wrapper=None)
+    for split in ('train', 'val'):
+        dataset = config[f'{split}_dataloader'].dataset
+        dataset.pipeline.insert(
+            1, dict(type='Resize', scale=(64, 32), keep_ratio=False)
+        )
+    config.test_dataloader = config.val_dataloader
+    config.test_evaluator = config.val_evaluator
+    config.test_cfg = dict(type='TestLoop')
+    config.train_dataloader.dataset.pipeline.insert(
+        -1, dict(type='RandomFlip', prob=1.0)
+    )
+    config.dump(tmp_path / 'run.py')
+    weights = build(copy.deepcopy(config.model.architecture)).state_dict()
+    torch.save(
+        {
+            'state_dict': {
+                **{f'architecture.{k}': v for k, v in weights.items()},
+                'teacher.conv.weight': torch.zeros(1),
+            }
+        },
+        tmp_path / 'run.pth',
+    )
+    return tmp_path
+
+
+def export(*options):
+    """The exit code of the command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys, 'argv', ['export_student', 'run.py', 'run.pth', *options]
+        )
+        with pytest.raises(SystemExit) as exit_:
+            export_student.main()
+    return exit_.value.code
+
+
+def test_files_are_compared_tested_and_described(training, capsys):
+    assert not export(
+        *('--out', 'out', '--int8', '--reduce-range', '--test'),
+        *('--min-int8-agreement', '50', '--num-images', '2'),
+    )
+    said = capsys.readouterr().out
+    assert '100.000% of the labels equal' in said
+    assert sorted(x.name for x in (training / 'out').iterdir()) == [
+        'run.json',
+        'run.onnx',
+        'run.py',
+        'run_int8.json',
+        'run_int8.onnx',
+        'run_int8.py',
+        'run_int8_layers.json',
+        'run_results.json',
+    ]
+    found = json.loads((training / 'out' / 'run_results.json').read_text())
+    plain, exported, int8 = found['rows']
+    assert exported['metrics'] == plain['metrics']
+    assert int8['megabytes'] < 0.6 * exported['megabytes']
+    # The same by the config that was written.
+    cfg = Config.fromfile(training / 'out' / 'run.py')
+    assert not hasattr(cfg, 'train_dataloader')
+    cfg.work_dir = str(training / 'test')
+    cfg.load_from = str(training / 'out' / 'run.onnx')
+    assert Runner.from_cfg(cfg).test() == pytest.approx(plain['metrics'])
+    assert '| ONNX, INT8 |' in '\n'.join(export_student.table(found))
+
+
+def test_file_that_disagrees_is_not_left_behind(training, monkeypatch, capsys):
+    def spoiled(model, file, *args, **kwargs):
+        other = copy.deepcopy(model)
+        torch.nn.init.normal_(other.decode_head.conv_seg.weight)
+        export_onnx(other, file, *args, **kwargs)
+
+    monkeypatch.setattr('mmbckd.deploy.export_onnx', spoiled)
+    assert export('--out', 'out') == 1
+    assert not list((training / 'out').iterdir())
+    assert 'It is not kept' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'change, options, match',
+    [
+        (
+            dict(model=cnn_segmentor(base_channels=16)),
+            [],
+            'checkpoint of the model in this config',
+        ),
+        (dict(train_dataloader=None), ['--int8'], '`train_dataloader`'),
+        (dict(val_dataloader=None), [], '`val_dataloader`'),
+        ({}, ['--cfg-options', 'val_dataloader.dataset.data_root=no'], '`val'),
+        ({}, ['--int8', '--exclude', 'nothing'], "but got 'nothing'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(change, options, match, training):
+    config = Config.fromfile('run.py')
+    config.update(change)
+    config.dump('run.py')
+    message = export(*options, '--out', 'out')
+    assert re.search(match, message)
+    assert message.startswith('export_student: error: Expected ')
+
+
+def onnx_segmentor(file, **kwargs):
+    model = MODELS.build(
+        dict(type='ONNXRuntimeSegmentor', _scope_='mmseg', **kwargs)
+    )
+    load_checkpoint(model, str(file))
+    return model.eval()
+
+
+def step(model, image):
+    planes = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    data = model.data_preprocessor(dict(inputs=[planes]), False)
+    with torch.no_grad():
+        return model.predict(data['inputs'])[0]
+
+
+def test_windows_slide_over_an_image_as_in_pytorch(tmp_path):
+    test_cfg = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))
+    config = cnn_segmentor()
+    config['test_cfg'] = test_cfg
+    model = build(config)
+    export_onnx(model, tmp_path / 'a.onnx', (32, 32))
+    (image,) = pictures(64, 48, count=1)
+    exported = onnx_segmentor(
+        tmp_path / 'a.onnx',
+        test_cfg=test_cfg,
+        data_preprocessor=config['data_preprocessor'],
+    )
+    assert isinstance(exported, ONNXRuntimeSegmentor)
+    found, truth = (
+        step(x, image).seg_logits.data.numpy() for x in (exported, model)
+    )
+    np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_of_a_file_are_the_prediction(tmp_path):
+    config = cnn_segmentor()
+    model = build(config)
+    export_onnx(
+        model,
+        tmp_path / 'a.onnx',
+        (32, 64),
+        Interface('uint8', 'rgb', 'labels'),
+    )
+    (image,) = pictures(32, 64, count=1)
+    exported = onnx_segmentor(
+        tmp_path / 'a.onnx',
+        data_preprocessor=dict(type='SegDataPreProcessor', bgr_to_rgb=True),
+    )
+    found, truth = (
+        step(x, image).pred_sem_seg.data.numpy() for x in (exported, model)
+    )
+    assert (found == truth).mean() > 0.999
+
+
+def test_mistakes_are_explained(tmp_path):
+    config = cnn_segmentor()
+    config['data_preprocessor'].update(mean=[1.0] * 3, std=[2.0] * 3)
+    model = build(config)
+    export_onnx(model, tmp_path / 'a.onnx', (32, 64))
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'a.pth')
+    (tmp_path / 'cut.onnx').write_bytes(b'x')
+    right = config['data_preprocessor']
+    wrong = dict(type='SegDataPreProcessor', mean=[1.0] * 3, std=[9.0] * 3)
+    for name, preprocessor, match in (
+        ('a.onnx', wrong, r'gives what the ONNX file takes.*std=\[2.0'),
+        ('a.pth', right, 'but got the weights of a PyTorch model'),
+        ('cut.onnx', right, 'ONNX Runtime cannot open'),
+    ):
+        with pytest.raises(ValueError, match=match):
+            onnx_segmentor(tmp_path / name, data_preprocessor=preprocessor)
+    exported = onnx_segmentor(tmp_path / 'a.onnx', data_preprocessor=right)
+    with pytest.raises(ValueError, match='32x64.* but got 64x64.*--shape 64'):
+        step(exported, pictures(64, 64)[0])
