@@ -292,9 +292,10 @@ def export_onnx(
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ValueError(
-            'Expected a network of operators that ONNX has, but got '
-            f'{type(model).__name__} with {_cause(error)}. Replace that layer '
-            '(a deformable convolution, for example, by a plain one).'
+            'Expected a network of operators that ONNX has, but exporting '
+            f'{type(model).__name__} ends with: {_cause(error)}. Its layers '
+            'with operators of their own, to be replaced by others, are: '
+            f'{", ".join(compiled_layers(model)) or "none that is known"}.'
         ) from None
     finally:
         model.train(training)
@@ -334,6 +335,15 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().partition('\n')[0] or type(error).__name__
+
+
+def compiled_layers(model: nn.Module) -> list[str]:
+    """The layers of mmcv that ONNX has no operators for, with their types."""
+    return [
+        f'{name} ({type(module).__name__})'
+        for name, module in model.named_modules()
+        if type(module).__module__.startswith('mmcv.ops')
+    ]
 
 
 def name_nodes(proto) -> None:

@@ -123,7 +123,9 @@ def test_file_that_disagrees_is_not_left_behind(training, monkeypatch, capsys):
 )
 def test_what_is_wrong_is_said_in_a_line(change, options, match, training):
     config = Config.fromfile('run.py')
-    config.update(change)
+    for key, value in change.items():
+        config.pop(key)
+        config[key] = value
     config.dump('run.py')
     message = export(*options, '--out', 'out')
     assert re.search(match, message)
