@@ -356,7 +356,9 @@ def tested(config: Config, load: Callable) -> dict[str, float]:
             config.pop(key, None)
         runner = Runner.from_cfg(config)
         load(runner.model)
-        return {key: float(value) for key, value in runner.test().items()}
+        return {
+            key: round(float(value), 4) for key, value in runner.test().items()
+        }
 
 
 def cpu_name() -> str:

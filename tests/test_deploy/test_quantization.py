@@ -44,7 +44,7 @@ def quantized(float_file, images):
         float_file,
         file,
         images,
-        exclude=['decode_head.conv_seg', 'backbone.layer4'],
+        exclude=['neck.fpn_convs.0.conv', 'backbone.layer4'],
         reduce_range=True,
     )
     return file, kept
@@ -87,7 +87,7 @@ def test_weights_are_rounded_to_a_scale_per_channel(float_file, quantized):
         step = scale[:, None, None, None]
         assert (np.abs(ints * step - truth) <= 0.501 * step).all()
     kept = {name for name, (_, scale) in rounded.items() if scale is None}
-    assert 'decode_head.conv_seg' in kept
+    assert 'neck.fpn_convs.0.conv' in kept
     assert any(name.startswith('backbone.layer4.') for name in kept)
     assert 'backbone.layer3.0.conv1' not in kept
 
@@ -122,7 +122,8 @@ def test_total_error_is_that_of_the_output(float_file, quantized, images):
         for file in (float_file, quantized[0])
     )
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
-    assert errors[-1].total == pytest.approx(error, rel=0.05)
+    # ONNX Runtime computes in integers what the other simulates in floats.
+    assert errors[-1].total == pytest.approx(error, rel=0.1)
     # 8 bits: half a step of 1/255 of the range, not much more.
     assert all(0 < e.own < 0.05 for e in errors)
     assert errors[0].total == pytest.approx(errors[0].own, rel=0.5)
