@@ -23,10 +23,10 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner, load_checkpoint
 
 from mmbckd import deploy
+from mmbckd.analysis.formatting import heading, markdown_table
 from mmbckd.deploy import configs
 from mmbckd.deploy.export import MAX_DIFFERENCE, file_images
 from mmbckd.deploy.optional import require
-from mmbckd.report.tables import heading, markdown_table
 
 # Metrics in the table, of those that the config reports.
 METRICS = (

@@ -158,7 +158,10 @@ def read_run(path: str, name: str, checkpoint: str | None = None) -> Run:
             read_log(_find_logs(place)),
             named or find_checkpoint(place),
         )
-    log, beside = place.with_suffix('.json'), place.with_suffix('.pth')
+    log = place.with_suffix('.json')
+    beside = place.with_suffix('.pth')
+    if not beside.is_file():
+        beside = place.with_suffix('.onnx')
     if (
         place.suffix != '.py'
         or not place.is_file()

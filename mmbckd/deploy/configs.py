@@ -16,8 +16,8 @@ from mmengine.runner import CheckpointLoader, load_state_dict
 from numpy import ndarray
 from torch import nn
 
+from ..analysis.runs import is_distillation
 from ..models.algorithms.frozen_teacher_distill import build_model
-from ..report.runs import is_distillation
 from .export import Interface, normalize
 
 # Of the architecture in a distillation's checkpoint.
