@@ -128,8 +128,9 @@ def read_run(path: str, name: str, checkpoint: str | None = None) -> Run:
 
     Args:
         path (str): A work directory of ``mim train``, or a config file
-            ``NAME.py`` that has its checkpoint ``NAME.pth`` or its log
-            ``NAME.json`` beside it.
+            ``NAME.py`` that has its checkpoint ``NAME.pth`` (that of an
+            exported file's config: ``NAME.onnx``) or its log ``NAME.json``
+            beside it.
         name (str): Its title.
         checkpoint (str, optional): A checkpoint to take instead of the one
             that is found; a config file needs nothing beside it then.

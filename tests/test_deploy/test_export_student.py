@@ -13,6 +13,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner, load_checkpoint
 
+from mmbckd.analysis.predictions import build_student
+from mmbckd.analysis.runs import read_run
 from mmbckd.deploy import Interface, export_onnx
 from mmbckd.models import ONNXRuntimeSegmentor
 from tests import runs
@@ -92,6 +94,10 @@ def test_files_are_compared_tested_and_described(training, capsys):
     cfg.work_dir = str(training / 'test')
     cfg.load_from = str(training / 'out' / 'run.onnx')
     assert Runner.from_cfg(cfg).test() == pytest.approx(plain['metrics'])
+    # The report takes the file like any other run.
+    run = read_run('out/run_int8.py', 'INT8')
+    assert run.log.metrics == int8['metrics']
+    assert isinstance(build_student(run, 'cpu'), ONNXRuntimeSegmentor)
     assert '| ONNX, INT8 |' in '\n'.join(export_student.table(found))
 
 
