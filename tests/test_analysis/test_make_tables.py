@@ -181,6 +181,7 @@ def test_check_names_what_is_outdated_and_writes_nothing(tmp_path):
         metafile.parent,
         'configs/mmdet',
         'configs/quickstart',
+        'docs/en/user_guides',
         'results',
     ):
         (tmp_path / name).mkdir(parents=True)
@@ -191,6 +192,7 @@ def test_check_names_what_is_outdated_and_writes_nothing(tmp_path):
         'configs/quickstart/README.md',
         'configs/mmseg/README.md',
         'configs/mmdet/README.md',
+        'docs/en/user_guides/deploy.md',
         'results/README.md',
     ]
     for page in pages:

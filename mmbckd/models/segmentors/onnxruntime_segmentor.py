@@ -1,5 +1,6 @@
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,8 @@ class ONNXRuntimeSegmentor(EncoderDecoder):
         BaseSegmentor.__init__(self, data_preprocessor, init_cfg)
         self.train_cfg = None
         self.test_cfg = ConfigDict(test_cfg or dict(mode='whole'))
-        self.session = None
+        # onnxruntime, which is optional, has the type.
+        self.session: Any = None
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args, **kwargs
