@@ -22,6 +22,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmengine.utils import get_installed_path
 
 from ..datasets.checks import check_config
+from ..engine import hooks as our_hooks
 from ..engine.hooks.data_check_hook import check_num_classes
 from ..models.algorithms import FrozenTeacherDistill
 from ..models.algorithms.teacher_inputs import Normalization
@@ -292,17 +293,16 @@ def _normalization_note(student: BaseModel, teacher: BaseModel) -> str:
 def _hook_tasks(cfg: Config) -> list[str]:
     """What in a student's config depends on the model being the student."""
     hooks = [hook['type'] for hook in cfg.get('custom_hooks') or ()]
-    ours = [hook['type'] for hook in _runtime().custom_hooks]
-    parts = [str(hook) for hook in hooks if hook not in ours]
+    parts = [str(hook) for hook in hooks if not hasattr(our_hooks, str(hook))]
     constructor = (cfg.get('optim_wrapper') or {}).get('constructor')
     parts += [str(constructor)] if constructor else []
     if not parts:
         return []
     return [
-        f'Check that {", ".join(parts)} of the student can be kept: they see '
-        'the distillation as the model, and the student as its '
-        '`architecture`. A hook that sets an attribute of the model, as '
-        'YOLOXModeSwitchHook does, has to be left out.'
+        f'Check that {", ".join(parts)} of the student still fits. What it '
+        'gets as the model is the distillation, with the student as its '
+        '`architecture`: leave out a hook that sets attributes of the model, '
+        'as YOLOXModeSwitchHook does.'
     ]
 
 

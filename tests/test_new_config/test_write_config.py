@@ -175,7 +175,7 @@ def pair(tmp_path):
     """A student and a teacher as files in folders of their own."""
     for side in ('students', 'teachers'):
         (tmp_path / side).mkdir()
-    hooks = [dict(type='EMAHook')]
+    hooks = [dict(type='EMAHook'), dict(type='ChannelsLastHook')]
     return (
         write_plain(
             'students/small.py', cnn_segmentor(dropout=0), custom_hooks=hooks
@@ -195,11 +195,17 @@ def test_config_loads_from_anywhere_and_moves_with_its_files(
     assert Path(cfg.model.teacher).samefile(moved / 'teachers/large.py')
     assert [hook['type'] for hook in cfg.custom_hooks] == [
         'EMAHook',
+        'ChannelsLastHook',
         'DataCheckHook',
         'IterationSeedHook',
         'StudentCheckpointHook',
     ]
     moved.rename(tmp_path)
+
+
+def test_hooks_that_may_not_know_a_distillation_are_named(pair):
+    (task,) = (t for t in write_config(*pair).todo if 'as the model' in t)
+    assert 'EMAHook' in task and 'ChannelsLastHook' not in task
 
 
 def test_absent_checkpoint_is_said_and_refused(pair):
