@@ -219,8 +219,11 @@ def to_markdown(summary: dict) -> list[str]:
             found = [_gain(cells.get(m, {}), decimals) for m in metrics]
             gains.append([title, *found])
         for rival, differences in row.get('paired', {}).items():
-            found = [_interval(differences.get(m), decimals) for m in metrics]
-            paired.append([f'{title} − {rival}', *found])
+            if differences:  # of two seeds at least
+                found = [
+                    _interval(differences.get(m), decimals) for m in metrics
+                ]
+                paired.append([f'{title} − {rival}', *found])
     lines = markdown_table(
         ['', *heads, 'seeds', *(_COSTS[c][0] for c in costs)], values
     )
@@ -232,7 +235,7 @@ def to_markdown(summary: dict) -> list[str]:
             '',
             *markdown_table(['', *heads], gains),
         ]
-    if any(cell != DASH for row in paired for cell in row[1:]):
+    if paired:
         lines += [
             '',
             'Paired difference over the seeds that both have (same seed, same '
