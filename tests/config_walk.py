@@ -38,12 +38,10 @@ PKD = {f'loss_pkd_fpn{i}' for i in range(4)}
 TERMS = {
     'bckd': BCKD,
     'bckd-bd': {'loss_bd'},
-    'bckd-bkd': BCKD | {'loss_kd'},
     'bckd-cd': {'loss_cd'},
     'bckd-cwd': BCKD | {'loss_cwd'},
     'bckd-label': BCKD,
     'bckd-pkd': BCKD | PKD,
-    'bkd': {'loss_kd'},
     'cwd': {'loss_cwd'},
     'kd': {'loss_kd'},
     'pkd': PKD,

@@ -305,7 +305,7 @@ def test_metafile_names_collection_data_teacher_and_student(path):
         if f'_{name}-' in path.stem
     )
     if not terms(path):
-        assert entry['In Collection'] not in ('BCKD', 'BKD', 'CWD', 'KD')
+        assert entry['In Collection'] not in ('BCKD', 'CWD', 'KD')
         return
     kind, _, row = path.stem.partition('_')
     assert entry['In Collection'] == kind.partition('-')[0].upper()

@@ -4,7 +4,6 @@ They need PyTorch only.
 """
 
 from .boundary_affinity import affinity_edges, boundary_affinity_loss
-from .boundary_balanced_divergence import boundary_balanced_divergence
 from .context_relation import relation_kl, relation_rows
 from .lines import pair_displacements
 from .pixel_wise_divergence import pixel_wise_divergence
@@ -12,7 +11,6 @@ from .pixel_wise_divergence import pixel_wise_divergence
 __all__ = [
     'affinity_edges',
     'boundary_affinity_loss',
-    'boundary_balanced_divergence',
     'pair_displacements',
     'pixel_wise_divergence',
     'relation_kl',

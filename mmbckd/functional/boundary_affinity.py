@@ -116,7 +116,7 @@ def boundary_affinity_loss(
         # of a pair is that of a pixel, and the sum over pairs one over pixels.
         with torch.no_grad():
             pixel_weights = _weights_at_maxima(z, displacements, weights)
-            same, different = pixel_weights / term_totals(pixel_weights, group)
+            same, different = pixel_weights / _totals(pixel_weights, group)
         # log a = -softplus(m) and log(1 - a) = -softplus(-m).
         return -(same * F.logsigmoid(-z) + different * F.logsigmoid(z)).sum()
 
@@ -172,23 +172,13 @@ def affinity_edges(
     weights = _teacher_weights(
         teacher, z, _displacements_within(z, radius), source, tau, ignore_index
     )
-    return edges_of(weights, z, radius=1.1)[:, None]
-
-
-def edges_of(weights: PairWeights, like: Tensor, radius: float) -> Tensor:
-    """The largest 1 - A of all pairs of a pixel, closer than ``radius``.
-
-    Shape:
-        - like: (N, H, W), gives dtype and device
-        - returns: (N, H, W)
-    """
-    with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
-        edges = torch.zeros_like(like)
-        for displacement in _displacements_within(like, radius):
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        edges = torch.zeros_like(z)
+        for displacement in pair_displacements(1.1):
             _, different = weights(displacement)
             for end in _pair_ends(edges, displacement):
                 torch.maximum(end, different.to(end.dtype), out=end)
-        return edges
+        return edges[:, None]
 
 
 def _boundary_map(boundary_logits: Tensor) -> Tensor:
@@ -227,7 +217,7 @@ def _teacher_weights(
     """A and 1 - A at the resolution of z, by their source."""
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         if source == 'semantic':
-            return semantic_weights(teacher, z, tau)
+            return _semantic_weights(teacher, z, tau)
         if source == 'feature':
             return _feature_weights(teacher, z, displacements)
         if source == 'label':
@@ -237,7 +227,7 @@ def _teacher_weights(
     )
 
 
-def semantic_weights(
+def _semantic_weights(
     teacher: Tensor | Sequence[Tensor], z: Tensor, tau: float
 ) -> PairWeights:
     """A_ij = sum_c p_i(c) p_j(c) with p = softmax(T / tau)."""
@@ -450,7 +440,7 @@ def _weights_at_maxima(
     return seen_from_start(padded_w, root.pixel).add_(walk(root, z))
 
 
-def term_totals(weights: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def _totals(weights: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """What the weights of both terms are divided by: their sum, in a group
     its mean over the processes, and 1 where that is 0.
 

@@ -58,40 +58,18 @@ def pixel_wise_divergence(
         >>> print(f'{loss.item():.4f}')  # certain against undecided: log 2
         0.6931
     """
-    return divergence_map(*comparable(student, teacher), tau).mean()
-
-
-def comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Checked logits of one size in float32 or float64, the teacher's
-    without gradient.
-
-    Shape:
-        - student: (N, K, H_S, W_S)
-        - teacher: (N, K, H_T, W_T)
-        - returns: (N, K, H, W), (N, K, H, W)
-    """
     check_logits(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student = student.to(torch.promote_types(student.dtype, torch.float32))
-        teacher = teacher.detach().to(student.dtype)
-        return at_one_size(student, teacher)
-
-
-def divergence_map(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    """tau^2 KL(p^T_i || p^S_i) of every pixel i.
-
-    Shape:
-        - student, teacher: (N, K, H, W)
-        - returns: (N, H, W)
-    """
     if not tau > 0:
         raise ValueError(
             f'Expected a positive tau, but got {tau}; pass e.g. tau=1.0'
         )
     with torch.autocast(student.device.type, enabled=False):
+        student = student.to(torch.promote_types(student.dtype, torch.float32))
+        teacher = teacher.detach().to(student.dtype)
+        student, teacher = at_one_size(student, teacher)
         divergence = F.kl_div(
             torch.log_softmax(student / tau, dim=1),
             torch.softmax(teacher / tau, dim=1),
             reduction='none',
-        )
-        return tau**2 * divergence.sum(dim=1)
+        ).sum(dim=1)
+        return tau**2 * divergence.mean()

@@ -17,10 +17,7 @@ from mmrazor.registry import MODELS
 from torch.nn.parallel import DistributedDataParallel
 
 import mmbckd  # noqa: F401
-from mmbckd.functional import (
-    boundary_affinity_loss,
-    boundary_balanced_divergence,
-)
+from mmbckd.functional import boundary_affinity_loss
 from tests.segmentors import batch, cnn_segmentor
 
 ROOT = Path(__file__).parents[2]
@@ -42,8 +39,7 @@ def label_maps(*per_image):
     return labels
 
 
-# The teacher's side, its source, and the images of the first process. The
-# source 'logits' is that of boundary_balanced_divergence.
+# The teacher's side, its source, and the images of the first process.
 CASES = dict(
     semantic=(random(NUM_IMAGES, 3, 4, 5, seed=1), 'semantic', 2),
     feature=(random(NUM_IMAGES, 5, 8, 9, seed=2), 'feature', 2),
@@ -55,21 +51,12 @@ CASES = dict(
     no_pair_at_all_in_one_process=(label_maps(255, 255), 'label', 2),
     no_pair_apart_anywhere=(label_maps(1, 1, 1, 1), 'label', 2),
     no_pair_at_all_anywhere=(label_maps(255, 255, 255, 255), 'label', 2),
-    logits=(4 * random(NUM_IMAGES, 4, 8, 9, seed=1), 'logits', 2),
-    uneven_logits=(4 * random(NUM_IMAGES, 4, 8, 9, seed=1), 'logits', 3),
 )
 
 
 def boundary_term(case, images=slice(None), group=None):
     """Loss and gradient of some of the images."""
     teacher, source, _ = CASES[case]
-    if source == 'logits':
-        student = random(*teacher.shape, seed=0)[images].requires_grad_()
-        loss = boundary_balanced_divergence(
-            student, teacher[images], group=group
-        )
-        loss.backward()
-        return loss.detach(), student.grad
     z = random(NUM_IMAGES, 1, 8, 9, seed=0)[images].requires_grad_()
     loss = boundary_affinity_loss(
         z, teacher[images], source=source, radius=3.0, group=group

@@ -100,7 +100,6 @@ def test_any_loss_gets_logits_of_one_size():
     [
         ('KLDivergence', 'loss_kd'),
         ('mmrazor.KLDivergence', 'loss_kd'),
-        ('BoundaryBalancedDivergence', 'loss_kd'),
         ('PKDLoss', 'loss_logits'),
     ],
 )

@@ -32,8 +32,3 @@ cwd = dict(
 
 # Per-pixel distillation of the logits (Hinton et al.).
 kd = dict(type='BCKDDistiller', logits=dict())
-
-# The same, with half of its weight on the pixels near the teacher's boundaries.
-bkd = dict(
-    type='BCKDDistiller', logits=dict(type='BoundaryBalancedDivergence')
-)

@@ -21,7 +21,6 @@ Source = str | Sequence[str] | dict
 # loss_logits.
 LOGIT_LOSS_NAMES = dict(
     PixelWiseDivergence='loss_kd',
-    BoundaryBalancedDivergence='loss_kd',
     KLDivergence='loss_kd',
     ChannelWiseDivergence='loss_cwd',
 )
@@ -80,8 +79,7 @@ class BCKDDistiller(ConfigurableDistiller):
             - type: any loss of MMRazor's registry that is called with
               ``preds_S`` and ``preds_T``. Defaults to
               ``'PixelWiseDivergence'``, per-pixel distillation: ``dict()``
-              is all that it needs. ``'BoundaryBalancedDivergence'`` is that
-              with half of the weight near boundaries.
+              is all that it needs.
             - tau, loss_weight and the like: arguments of that loss.
 
             Defaults to None: none.

@@ -1,5 +1,4 @@
 from .boundary_affinity_loss import BoundaryAffinityLoss
-from .boundary_balanced_divergence import BoundaryBalancedDivergence
 from .context_relation_loss import ContextRelationLoss
 from .logit_loss import LogitLoss
 from .pixel_wise_divergence import PixelWiseDivergence
@@ -7,7 +6,6 @@ from .weighted_cross_entropy_loss import WeightedCrossEntropyLoss
 
 __all__ = [
     'BoundaryAffinityLoss',
-    'BoundaryBalancedDivergence',
     'ContextRelationLoss',
     'LogitLoss',
     'PixelWiseDivergence',
