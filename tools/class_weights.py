@@ -2,7 +2,9 @@
 
 A class weighs as much as it is rare: the median of all frequencies by its own.
 The frequency of a class is its share of the labeled pixels of those training
-images that it occurs in (Eigen and Fergus, ICCV 2015).
+images that it occurs in (Eigen and Fergus, ICCV 2015). `--power 0.5` takes the
+square root of each weight: with the whole weight a network sees rare classes
+where there are none.
 """
 
 import argparse
@@ -20,11 +22,17 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('config', help='config that trains on the data set')
+    parser.add_argument(
+        '--power',
+        type=float,
+        default=1.0,
+        help='exponent of the weights; 0 weighs all alike (default: 1)',
+    )
     return parser.parse_args()
 
 
 def median_frequency_weights(
-    label_maps: Iterable[np.ndarray], num_classes: int
+    label_maps: Iterable[np.ndarray], num_classes: int, power: float = 1.0
 ) -> list[float]:
     """The weight of each class, by median frequency balancing.
 
@@ -32,6 +40,7 @@ def median_frequency_weights(
         label_maps (Iterable[np.ndarray]): Integer maps; what is not in
             0 … ``num_classes`` - 1 is not labeled.
         num_classes (int): Number of classes.
+        power (float): Exponent of the weights. Defaults to 1.0.
 
     Returns:
         list[float]: Weights; the median class has 1.
@@ -57,11 +66,12 @@ def median_frequency_weights(
             'Leave them out of the classes, or get labels that have them.'
         )
     frequency = pixels / labeled
-    return (np.median(frequency) / frequency).tolist()
+    return ((np.median(frequency) / frequency) ** power).tolist()
 
 
 def main() -> None:
-    config = Config.fromfile(parse_args().config)
+    args = parse_args()
+    config = Config.fromfile(args.config)
     init_default_scope(config.get('default_scope', 'mmseg'))
     dataset = DATASETS.build(
         dict(
@@ -71,7 +81,9 @@ def main() -> None:
     )
     names = dataset.metainfo['classes']
     weights = median_frequency_weights(
-        (dataset[i]['gt_seg_map'] for i in range(len(dataset))), len(names)
+        (dataset[i]['gt_seg_map'] for i in range(len(dataset))),
+        len(names),
+        args.power,
     )
     print('class_weight = [' + ', '.join(f'{w:.3f}' for w in weights) + ']')
     print(', '.join(names))

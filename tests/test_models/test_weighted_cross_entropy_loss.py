@@ -107,7 +107,10 @@ def test_median_frequency_by_hand(tool):
     ]
     found = tool.median_frequency_weights(maps, 3)
     frequency = np.array([6 / 12, 4 / 12, 2 / 6])
-    assert found == pytest.approx(np.median(frequency) / frequency)
+    weights = np.median(frequency) / frequency
+    assert found == pytest.approx(weights)
+    root = tool.median_frequency_weights(maps, 3, power=0.5)
+    assert np.square(root) == pytest.approx(weights)
 
 
 def test_class_that_does_not_occur_is_named(tool):

@@ -6,20 +6,20 @@ _base_ = ['../seg_evaluator.py']
 
 dataset_type = 'CamVidDataset'
 data_root = '{{$MMBCKD_CAMVID:data/camvid}}'
-# For WeightedCrossEntropyLoss, by
-# `python tools/class_weights.py` of a config with these data:
+# For WeightedCrossEntropyLoss, by `python tools/class_weights.py CONFIG
+# --power 0.5` of a config with these data.
 class_weight = [
-    0.279,
-    0.202,
-    4.789,
-    0.149,
+    0.529,
+    0.449,
+    2.188,
+    0.386,
     1.000,
-    0.424,
-    3.846,
-    1.980,
-    0.789,
-    6.385,
-    8.819,
+    0.651,
+    1.961,
+    1.407,
+    0.888,
+    2.527,
+    2.970,
 ]
 crop_size = (120, 160)
 train_pipeline = [

@@ -3,8 +3,7 @@ _base_ = [
     '../../_base_/models/fpn_efficientnet-lite0.py',
     '../../_base_/datasets/camvid_360x270.py',
     'mmseg::_base_/default_runtime.py',
-    '../../_base_/distill_runtime.py',
-    '../../_base_/schedules/schedule_1k_bf16.py',
+    '../../_base_/schedules/schedule_1k_pretrained.py',
 ]
 
 data_preprocessor = dict(size=(180, 240))
@@ -20,18 +19,6 @@ model = dict(
     ),
 )
 
-# Depthwise convolutions on a CPU are faster in float32, channels last, than in
-# bfloat16.
-custom_hooks = [*_base_.custom_hooks, dict(type='ChannelsLastHook')]
-# The thin decoder begins at random; at the backbone's learning rate it is far
-# from done after so few iterations.
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(lr=5e-4),
-    paramwise_cfg=dict(
-        custom_keys=dict(neck=dict(lr_mult=5.0), decode_head=dict(lr_mult=5.0))
-    ),
-)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
     dict(

@@ -3,8 +3,7 @@ _base_ = [
     '../../_base_/models/fpn_efficientnet-lite0.py',
     '../../_base_/datasets/camvid_480x360.py',
     'mmseg::_base_/default_runtime.py',
-    '../../_base_/distill_runtime.py',
-    '../../_base_/schedules/schedule_1k_bf16.py',
+    '../../_base_/schedules/schedule_1k_pretrained.py',
 ]
 
 data_preprocessor = dict(size=(240, 320))
@@ -27,5 +26,4 @@ model = dict(
     ),
 )
 
-optim_wrapper = dict(optimizer=dict(lr=5e-4))
 train_cfg = dict(val_interval=500)
