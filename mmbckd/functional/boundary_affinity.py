@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .lines import Displacement, LineNode, line_tree, pair_displacements
-from .maps import check_map, resized
+from .maps import check_map, resized, totals_over_group
 
 SOURCES = ('semantic', 'feature', 'label')
 
@@ -116,7 +116,8 @@ def boundary_affinity_loss(
         # of a pair is that of a pixel, and the sum over pairs one over pixels.
         with torch.no_grad():
             pixel_weights = _weights_at_maxima(z, displacements, weights)
-            same, different = pixel_weights / _totals(pixel_weights, group)
+            sums = pixel_weights.sum(dim=(1, 2, 3), keepdim=True)
+            same, different = pixel_weights / totals_over_group(sums, group)
         # log a = -softplus(m) and log(1 - a) = -softplus(-m).
         return -(same * F.logsigmoid(-z) + different * F.logsigmoid(z)).sum()
 
@@ -438,18 +439,3 @@ def _weights_at_maxima(
 
     root = line_tree(displacements)
     return seen_from_start(padded_w, root.pixel).add_(walk(root, z))
-
-
-def _totals(weights: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """What the weights of both terms are divided by: their sum, in a group
-    its mean over the processes, and 1 where that is 0.
-
-    Shape:
-        - weights: (2, N, H, W)
-        - returns: (2, 1, 1, 1)
-    """
-    totals = weights.sum(dim=(1, 2, 3), keepdim=True)
-    if group is not None:
-        dist.all_reduce(totals, group=group)
-        totals /= dist.get_world_size(group)
-    return torch.where(totals > 0, totals, 1)

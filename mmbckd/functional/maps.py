@@ -1,10 +1,12 @@
-"""Maps of features and logits: checked, and brought to one size."""
+"""Maps of features and logits: checked, brought to one size, and summed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -95,3 +97,18 @@ def at_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     if size_s.numel() > size_t.numel():
         return resized(student, size_t), teacher
     return student, resized(teacher, size_s)
+
+
+def totals_over_group(sums: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """What balanced terms are divided by: their summed weights, in a group
+    the mean over its processes, and 1 where that is 0.
+
+    Shape:
+        - sums: any
+        - returns: the same
+    """
+    if group is not None:
+        sums = sums.clone()
+        dist.all_reduce(sums, group=group)
+        sums /= dist.get_world_size(group)
+    return torch.where(sums > 0, sums, 1)

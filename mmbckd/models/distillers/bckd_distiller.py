@@ -12,10 +12,18 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from ..connectors import ContextConnector, HierarchicalBoundaryConnector
-from ..losses import BoundaryAffinityLoss, ContextRelationLoss, LogitLoss
+from ..losses import (
+    BoundaryAffinityLoss,
+    ContextRelationLoss,
+    LogitLoss,
+    SemanticAffinityLoss,
+)
 from ..task_modules.recorders import recorded_modules
 
 Source = str | Sequence[str] | dict
+
+# The classifier of mmseg's heads.
+CLASSIFIER = 'decode_head.conv_seg'
 
 # What the losses on logits are logged as, by their class; all others are
 # loss_logits.
@@ -48,7 +56,14 @@ class BCKDDistiller(ConfigurableDistiller):
       has several outputs.
 
     Args:
-        boundary (dict | None): Boundary distillation.
+        boundary (dict | None): Boundary distillation. By ``type``, it is on
+            the mask (``'SemanticAffinityLoss'``):
+
+            - student, teacher: class logits, maps of as many classes. Default
+              to ``'decode_head.conv_seg'``, the classifier of mmseg's heads.
+            - radius, tau, loss_weight: see :class:`SemanticAffinityLoss`.
+
+            or on the features (``'BoundaryAffinityLoss'``, the default):
 
             - student: the hierarchical features, such as ``'backbone'``.
               Their channels are read off the model by running it on a blank
@@ -75,7 +90,7 @@ class BCKDDistiller(ConfigurableDistiller):
 
             - student, teacher: class logits, maps of as many classes. Their
               sizes may differ, see :class:`LogitLoss`. Default to
-              ``'decode_head.conv_seg'``, the classifier of mmseg's heads.
+              ``'decode_head.conv_seg'``.
             - type: any loss of MMRazor's registry that is called with
               ``preds_S`` and ``preds_T``. Defaults to
               ``'PixelWiseDivergence'``, per-pixel distillation: ``dict()``
@@ -335,6 +350,19 @@ def _long_form(
 
 
 def _expand_boundary(cfg: dict) -> dict:
+    cfg = dict(cfg)
+    name = str(cfg.pop('type', 'BoundaryAffinityLoss'))
+    if name.rpartition('.')[2] == 'SemanticAffinityLoss':
+        cfg = dict(dict(student=CLASSIFIER, teacher=CLASSIFIER), **cfg)
+        _check_keys('boundary', cfg, _arguments(SemanticAffinityLoss))
+        loss = _component(SemanticAffinityLoss, cfg)
+        return _long_form('boundary', cfg, 'loss_bd', loss)
+    if name.rpartition('.')[2] != 'BoundaryAffinityLoss':
+        raise ValueError(
+            "Expected `type` of `boundary` to be 'BoundaryAffinityLoss' or "
+            f"'SemanticAffinityLoss', but got {name!r}. List any other loss "
+            'in `distill_losses`.'
+        )
     teacher = cfg.get('teacher', 'gt_sem_seg')
     if cfg.get('source') == 'label':
         if isinstance(teacher, str):
@@ -377,10 +405,9 @@ def _expand_context(cfg: dict) -> dict:
 
 
 def _expand_logits(cfg: dict) -> dict:
-    classifier = 'decode_head.conv_seg'
     cfg = dict(
         dict(
-            student=classifier, teacher=classifier, type='PixelWiseDivergence'
+            student=CLASSIFIER, teacher=CLASSIFIER, type='PixelWiseDivergence'
         ),
         **cfg,
     )
