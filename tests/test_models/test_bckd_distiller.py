@@ -2,7 +2,11 @@ import pytest
 import torch
 from mmrazor.registry import MODELS
 
-from mmbckd.functional import boundary_affinity_loss, relation_kl
+from mmbckd.functional import (
+    boundary_affinity_loss,
+    relation_kl,
+    semantic_affinity_loss,
+)
 from tests.segmentors import (
     batch,
     cnn_segmentor,
@@ -89,6 +93,23 @@ def test_short_form_equals_the_formulas_on_hooked_tensors():
     assert seen['head'].shape == (2, 1, 16, 16)
     expected = relation_kl(seen['feature_s'], seen['feature_t'], tau=0.2)
     assert torch.allclose(losses['distill.loss_cd'], 3 * expected)
+
+
+def test_boundaries_of_the_mask_need_no_head_and_no_names():
+    model = build(boundary=dict(type='SemanticAffinityLoss', loss_weight=0.5))
+    assert not model.distiller.connectors
+    seen = []
+    for network in (model.student, model.teacher):
+        network.decode_head.conv_seg.register_forward_hook(
+            lambda module, inputs, output: seen.append(output)
+        )
+    losses = step(model)
+    teacher, student = seen
+    assert torch.allclose(
+        losses['distill.loss_bd'],
+        0.5 * semantic_affinity_loss(student, teacher),
+    )
+    assert model.student.backbone.stem[0].weight.grad.abs().sum() > 0
 
 
 def test_short_and_long_form_give_the_same_losses():
@@ -269,6 +290,14 @@ def test_unknown_module_lists_the_nearest_names(side):
     [
         (dict(boundary=dict(student='backbone')), ['boundary', 'teacher']),
         (dict(boundary=boundary(radios=3)), ['radios', 'radius']),
+        (
+            dict(boundary=dict(type='SemanticAffinityLoss', source='label')),
+            ['source', 'radius'],
+        ),
+        (
+            dict(boundary=boundary(type='L1Loss')),
+            ['L1Loss', 'SemanticAffinityLoss', 'distill_losses'],
+        ),
         (dict(context=context(max_token=9)), ['max_token', 'max_tokens']),
         (dict(), ['boundary', 'context', 'distill_losses']),
         (

@@ -17,7 +17,7 @@ from mmrazor.registry import MODELS
 from torch.nn.parallel import DistributedDataParallel
 
 import mmbckd  # noqa: F401
-from mmbckd.functional import boundary_affinity_loss
+from mmbckd.functional import boundary_affinity_loss, semantic_affinity_loss
 from tests.segmentors import batch, cnn_segmentor
 
 ROOT = Path(__file__).parents[2]
@@ -51,12 +51,21 @@ CASES = dict(
     no_pair_at_all_in_one_process=(label_maps(255, 255), 'label', 2),
     no_pair_apart_anywhere=(label_maps(1, 1, 1, 1), 'label', 2),
     no_pair_at_all_anywhere=(label_maps(255, 255, 255, 255), 'label', 2),
+    mask=(random(NUM_IMAGES, 3, 4, 5, seed=1), 'mask', 2),
+    uneven_mask=(random(NUM_IMAGES, 3, 8, 9, seed=1), 'mask', 3),
 )
 
 
 def boundary_term(case, images=slice(None), group=None):
     """Loss and gradient of some of the images."""
     teacher, source, _ = CASES[case]
+    if source == 'mask':
+        logits = random(NUM_IMAGES, 3, 8, 9, seed=0)[images].requires_grad_()
+        loss = semantic_affinity_loss(
+            logits, teacher[images], radius=3.0, group=group
+        )
+        loss.backward()
+        return loss.detach(), logits.grad
     z = random(NUM_IMAGES, 1, 8, 9, seed=0)[images].requires_grad_()
     loss = boundary_affinity_loss(
         z, teacher[images], source=source, radius=3.0, group=group
