@@ -24,6 +24,22 @@ bckd = dict(
     ),
 )
 
+# Both terms on the class logits, which no student keeps from its ImageNet
+# weights: in a pretrained backbone the gradients of those above are in the
+# task's way.
+classifier = 'decode_head.conv_seg'
+bckd_mask = dict(
+    type='BCKDDistiller',
+    boundary=dict(type='SemanticAffinityLoss', loss_weight=0.2),
+    context=dict(
+        student=classifier,
+        teacher=classifier,
+        max_tokens=8192,
+        tau=0.1,
+        loss_weight=0.6,
+    ),
+)
+
 # MMRazor's channel-wise distillation of the logits.
 cwd = dict(
     type='BCKDDistiller',
