@@ -1,0 +1,12 @@
+# Both terms on features, as for students trained from scratch, with a tenth of
+# the weights.
+_base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-120_camvid-180x240.py'
+
+model = dict(
+    distiller=dict(
+        _base_.bckd,
+        _delete_=True,
+        boundary=dict(_base_.bckd.boundary, loss_weight=0.2),
+        context=dict(_base_.bckd.context, max_tokens=700, loss_weight=0.4),
+    ),
+)
