@@ -40,6 +40,8 @@ TERMS = {
     'bckd-bd': {'loss_bd'},
     'bckd-cd': {'loss_cd'},
     'bckd-cwd': BCKD | {'loss_cwd'},
+    'bckd-features': BCKD,
+    'bckd-kd': BCKD | {'loss_kd'},
     'bckd-label': BCKD,
     'bckd-pkd': BCKD | PKD,
     'cwd': {'loss_cwd'},

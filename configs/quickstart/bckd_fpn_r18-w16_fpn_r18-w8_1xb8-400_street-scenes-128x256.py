@@ -10,7 +10,8 @@ model = dict(
     teacher='{{fileDirname}}/fpn_r18-w16_1xb8-3k_street-scenes-128x256.py',
     teacher_ckpt='{{fileDirname}}/fpn_r18-w16_1xb8-3k_street-scenes-128x256.pth',
     distiller=dict(
-        _base_.bckd, context=dict(_base_.bckd.context, max_tokens=512)
+        _base_.bckd_features,
+        context=dict(_base_.bckd_features.context, max_tokens=512),
     ),
 )
 

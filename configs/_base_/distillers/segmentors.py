@@ -3,40 +3,42 @@
 # A config has BCKD by distiller={{_base_.bckd}}; merging distiller=
 # {{_base_.cwd}} into such a config puts CWD beside it.
 
-# What the classifier sees: a name that every head has. The student's dropout
-# comes before; it drops the same channels in all pixels of an image, so that
-# they are still compared by the same ones.
-feature = dict(type='ModuleInputs', source='decode_head.conv_seg')
-
+# For students with pretrained backbones: both terms on the class logits. In
+# such a backbone the gradients of those on features are in the task's way.
+classifier = 'decode_head.conv_seg'
 bckd = dict(
     type='BCKDDistiller',
     boundary=dict(
-        student='backbone', teacher='decode_head.conv_seg', loss_weight=2.0
+        type='SemanticAffinityLoss',
+        student=classifier,
+        teacher=classifier,
+        loss_weight=0.2,
     ),
     # Relations are exact at stride 8, up to crops of 512x1024. Of stride 4
     # they would cost more than all the rest: these maps are pooled.
-    context=dict(
-        student=feature,
-        teacher=feature,
-        max_tokens=8192,
-        tau=0.3,
-        loss_weight=4.0,
-    ),
-)
-
-# Both terms on the class logits, which no student keeps from its ImageNet
-# weights: in a pretrained backbone the gradients of those above are in the
-# task's way.
-classifier = 'decode_head.conv_seg'
-bckd_mask = dict(
-    type='BCKDDistiller',
-    boundary=dict(type='SemanticAffinityLoss', loss_weight=0.2),
     context=dict(
         student=classifier,
         teacher=classifier,
         max_tokens=8192,
         tau=0.1,
         loss_weight=0.6,
+    ),
+)
+
+# For students trained from scratch: the boundaries of the backbone's features,
+# and the relations of what the classifier sees. The student's dropout comes
+# before; it drops the same channels in all pixels of an image, so that they are
+# still compared by the same ones.
+feature = dict(type='ModuleInputs', source=classifier)
+bckd_features = dict(
+    type='BCKDDistiller',
+    boundary=dict(student='backbone', teacher=classifier, loss_weight=2.0),
+    context=dict(
+        student=feature,
+        teacher=feature,
+        max_tokens=8192,
+        tau=0.3,
+        loss_weight=4.0,
     ),
 )
 

@@ -4,9 +4,11 @@ _base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-500_camvid-1
 
 model = dict(
     distiller=dict(
-        _base_.bckd,
+        _base_.bckd_features,
         _delete_=True,
-        boundary=dict(_base_.bckd.boundary, loss_weight=0.2),
-        context=dict(_base_.bckd.context, max_tokens=700, loss_weight=0.4),
+        boundary=dict(_base_.bckd_features.boundary, loss_weight=0.2),
+        context=dict(
+            _base_.bckd_features.context, max_tokens=700, loss_weight=0.4
+        ),
     ),
 )

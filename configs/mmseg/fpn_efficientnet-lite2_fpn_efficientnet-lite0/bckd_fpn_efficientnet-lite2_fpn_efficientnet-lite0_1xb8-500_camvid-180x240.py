@@ -9,5 +9,5 @@ model = dict(
     architecture={{_base_.model}},
     teacher='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.py',
     teacher_ckpt='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.pth',
-    distiller={{_base_.bckd_mask}},
+    distiller={{_base_.bckd}},
 )

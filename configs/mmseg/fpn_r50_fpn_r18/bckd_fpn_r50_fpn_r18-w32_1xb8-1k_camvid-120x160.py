@@ -10,6 +10,7 @@ model = dict(
     teacher='{{fileDirname}}/fpn_r50_1xb8-1.5k_camvid-120x160.py',
     teacher_ckpt='work_dirs/fpn_r50_1xb8-1.5k_camvid-120x160/iter_1500.pth',
     distiller=dict(
-        _base_.bckd, context=dict(_base_.bckd.context, max_tokens=600)
+        _base_.bckd_features,
+        context=dict(_base_.bckd_features.context, max_tokens=600),
     ),
 )
