@@ -25,11 +25,10 @@ class Choice:
     """What is compared of a student and a teacher, and why.
 
     The modules are chosen by the rules that this package's own configs
-    follow, with the weights of those. Segmentors: the boundary head is on the
-    student's backbone, pixels are alike by the teacher's class logits, and
-    context is compared where the classifiers look. Detectors: likewise with
-    the finest level of the teacher's neck, and the levels of both necks.
-    Segmentors have channel-wise distillation of the logits beside it.
+    follow, with the weights of those. Segmentors: both terms compare the class
+    logits. Detectors: the boundary head is on the student's backbone, pixels
+    are alike as the finest level of the teacher's neck is, and context is
+    that of the levels of both necks.
     What cannot be chosen so has the module :data:`TO_BE_SET`.
 
     Args:
@@ -51,19 +50,17 @@ class Choice:
         self, library: str, student: BaseModel, teacher: BaseModel
     ) -> None:
         zoo = Config.fromfile(BASE / _DISTILLERS[library])
-        zoo = zoo.to_dict()
-        self.distiller = zoo['bckd']
+        self.distiller = zoo.bckd.to_dict()
         self.comments: dict[str, str] = {}
         self.todo: list[str] = []
         self.stages = dict(
             student=read_stages(student, training=True),
             teacher=read_stages(teacher),
         )
-        self._choose_backbone(read_stages(student).backbone)
         if library == 'mmseg':
             self._choose_classifiers()
-            self._choose_logits(zoo['cwd']['logits'])
         else:
+            self._choose_backbone(read_stages(student).backbone)
             self._choose_levels()
             self.comments['boundary.source'] = (
                 "Pixels are alike as the teacher's features are; "
@@ -120,52 +117,22 @@ class Choice:
             )
 
     def _choose_classifiers(self) -> None:
-        """What the classifiers of segmentors take in and put out."""
+        """What the classifiers of segmentors put out."""
         for side, found in self.stages.items():
-            key = f'context.{side}'
-            if found.classifier:
-                self._set(
-                    key,
-                    dict(type='ModuleInputs', source=found.classifier),
-                    f'What the classifier takes in: {listed(found.features)}.',
-                )
-            else:
-                self._leave(
-                    key,
-                    f"what the {side}'s classifier takes in",
-                    found.problems['classifier'],
-                )
-        found = self.stages['teacher']
-        key = 'boundary.teacher'
-        if found.classifier:
-            self._set(
-                key,
-                found.classifier,
-                f'The class logits: {listed(found.logits)}.',
-            )
-        else:
-            self._leave(
-                key,
-                "the teacher's class logits",
-                found.problems['classifier'],
-            )
-
-    def _choose_logits(self, loss: dict) -> None:
-        """What the classifiers of segmentors put out, beside BCKD."""
-        self.distiller['logits'] = loss
-        self.comments['logits'] = (
-            'Channel-wise distillation of the class logits beside the two; '
-            'without it the student has BCKD alone.'
-        )
-        for side, found in self.stages.items():
-            if not found.classifier:
-                self._leave(
-                    f'logits.{side}',
-                    f"the {side}'s class logits",
-                    found.problems['classifier'],
-                )
-            elif found.classifier != 'decode_head.conv_seg':  # the default
-                loss[side] = found.classifier
+            for term in ('boundary', 'context'):
+                key = f'{term}.{side}'
+                if found.classifier:
+                    self._set(
+                        key,
+                        found.classifier,
+                        f'The class logits: {listed(found.logits)}.',
+                    )
+                else:
+                    self._leave(
+                        key,
+                        f"the {side}'s class logits",
+                        found.problems['classifier'],
+                    )
 
     def _choose_levels(self) -> None:
         """The levels of the necks of detectors."""
