@@ -27,6 +27,11 @@ from mmbckd.analysis.formatting import heading, markdown_table
 from mmbckd.deploy import configs
 from mmbckd.deploy.export import MAX_DIFFERENCE, file_images
 from mmbckd.deploy.optional import require
+from mmbckd.models.utils import (
+    build_student,
+    load_student,
+    student_config,
+)
 
 # Metrics in the table, of those that the config reports.
 METRICS = (
@@ -173,7 +178,8 @@ def run(args: argparse.Namespace) -> bool:
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
     interface = deploy.Interface(args.input, args.channel_order, args.output)
-    model = configs.build_student(config, args.checkpoint)
+    model = build_student(config).eval()
+    load_student(model, args.checkpoint)
     segments = hasattr(model, 'decode_head')
     if args.test and not segments:
         raise ValueError(
@@ -297,7 +303,7 @@ def write_layers(errors: list, out: Path) -> None:
 def test(config: Config, model, files: dict, out: Path) -> None:
     """Test the student and its files, and write a row for each."""
     plain = config.copy()
-    plain.model = configs.student_config(config)
+    plain.model = student_config(config)
     rows = [
         dict(
             name='PyTorch',

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple
 
 import numpy as np
@@ -15,16 +13,12 @@ import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, DefaultScope
-from mmengine.runner import load_checkpoint
 from mmengine.structures import BaseDataElement
 from mmseg.models import BaseSegmentor
 from numpy import ndarray
 
-from ..engine.hooks.student_checkpoint_hook import (
-    export_student_checkpoint,
-    student_checkpoint_path,
-)
-from ..models.utils import build_model
+from ..engine.hooks.student_checkpoint_hook import student_checkpoint_path
+from ..models import utils
 from .runs import Run, check_same_data, read_run, run_titles
 
 
@@ -56,35 +50,20 @@ def build_student(run: Run, device: str) -> BaseSegmentor | None:
     Raises:
         ValueError: If the checkpoint does not hold all of this model.
     """
-    config = run.config
-    model = copy.deepcopy(
-        config.model['architecture'] if run.distills else config.model
-    )
-    with DefaultScope.overwrite_default_scope(
-        config.get('default_scope', 'mmengine')
-    ):
-        model = build_model(model, config.get('data_preprocessor'))
+    model = utils.build_student(run.config)
     if not isinstance(model, BaseSegmentor):
         return None
     checkpoint = str(run.checkpoint)
+    plain = student_checkpoint_path(checkpoint)
+    if run.distills and Path(plain).is_file():
+        checkpoint = plain
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            if run.distills:
-                plain = student_checkpoint_path(checkpoint)
-                checkpoint = (
-                    plain
-                    if Path(plain).is_file()
-                    else export_student_checkpoint(
-                        checkpoint, f'{folder}/student.pth'
-                    )
-                )
-            load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
+        utils.load_student(model, checkpoint)
+    except ValueError as error:
         raise ValueError(
             f'The checkpoint {run.checkpoint} cannot be loaded into the model '
-            f'in the config of {run.name}: {error}. Put the config and the '
-            'whole checkpoint of one training together, or leave the images '
-            'out by --no-images (draw_images=False).'
+            f'in the config of {run.name}: {error} Or leave the images out by '
+            '--no-images (draw_images=False).'
         ) from None
     return model.to(device).eval()
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
+from ..models.utils import is_distillation
+
 # In a validation's record, but no metric.
 _NO_METRICS = {'data_time', 'time', 'memory', 'step', 'epoch', 'iter'}
 
@@ -112,15 +114,6 @@ class Run(NamedTuple):
         if self.checkpoint is not None:
             done.append(_number(self.checkpoint, unit) or 0)
         return max(done, default=0), limit
-
-
-def is_distillation(config: Config) -> bool:
-    """Whether a config trains a student that is only part of its model."""
-    model = config.get('model') or {}
-    return (
-        str(model.get('type', '')).endswith('Distill')
-        and 'architecture' in model
-    )
 
 
 def read_run(path: str, name: str, checkpoint: str | None = None) -> Run:

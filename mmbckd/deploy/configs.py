@@ -1,10 +1,9 @@
-"""Students, images and test configs out of a config."""
+"""Images and test configs out of a config."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from pickle import UnpicklingError
 
 import mmcv
 import numpy as np
@@ -12,67 +11,11 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
-from mmengine.runner import CheckpointLoader, load_state_dict
 from numpy import ndarray
 from torch import nn
 
-from ..analysis.runs import is_distillation
-from ..models.algorithms.frozen_teacher_distill import build_model
+from ..models.utils import student_config
 from .export import Interface, normalize
-
-# Of the architecture in a distillation's checkpoint.
-_STUDENT = 'architecture.'
-
-
-def student_config(config: Config) -> dict:
-    """The ``model`` of a config; of a distillation its student's."""
-    if not config.get('model'):
-        raise ValueError(
-            'Expected a config with a `model`, but it has none. Name a '
-            'config that can be trained on its own.'
-        )
-    if is_distillation(config):
-        return copy.deepcopy(config.model.architecture)
-    return copy.deepcopy(config.model)
-
-
-def build_student(config: Config, checkpoint: str) -> nn.Module:
-    """Build the student of a config with its weights.
-
-    Args:
-        config (Config): The config of a student, or of a distillation.
-        checkpoint (str): A checkpoint of either.
-
-    Returns:
-        nn.Module: The student in eval mode, on the CPU.
-
-    Raises:
-        FileNotFoundError: If the checkpoint does not exist.
-        ValueError: If the checkpoint is of another model, or unreadable.
-    """
-    try:
-        loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-    except UnpicklingError as error:
-        raise ValueError(str(error)) from None
-    weights = loaded.get('state_dict', loaded)
-    with _scope(config):
-        model = build_model(
-            student_config(config), config.get('data_preprocessor')
-        )
-    of_student = {
-        key.removeprefix(_STUDENT): value
-        for key, value in weights.items()
-        if key.startswith(_STUDENT)
-    }
-    try:
-        load_state_dict(model, of_student or weights, strict=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f'Expected a checkpoint of the model in this config, but '
-            f'{checkpoint} is of another: {error}. Name the config and the '
-            'checkpoint of one training.'
-        ) from None
-    return model.eval()
 
 
 def _scope(config: Config):

@@ -1,10 +1,18 @@
 """Models as their own configs describe them."""
 
+import copy
+from pickle import UnpicklingError
+
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+from mmengine.runner import CheckpointLoader, load_state_dict
 from mmrazor.registry import MODELS
 from torch import nn
+
+#: Where a distillation, and its checkpoint, has the student.
+STUDENT = 'architecture'
 
 
 def build_model(
@@ -42,6 +50,87 @@ def build_model(
             model = {'data_preprocessor': data_preprocessor, **model}
         model = MODELS.build(model)
     return model
+
+
+def is_distillation(config: Config) -> bool:
+    """Whether a config trains a student that is only part of its model."""
+    model = config.get('model') or {}
+    return str(model.get('type', '')).endswith('Distill') and STUDENT in model
+
+
+def student_config(config: Config) -> dict:
+    """The ``model`` of a config; of a distillation its student's."""
+    if not config.get('model'):
+        raise ValueError(
+            'Expected a config with a `model`, but it has none. Name a '
+            'config that can be trained on its own.'
+        )
+    model = config.model[STUDENT] if is_distillation(config) else config.model
+    return copy.deepcopy(model)
+
+
+def build_student(config: Config) -> BaseModel:
+    """Build the model of a config, of a distillation only its student.
+
+    Args:
+        config (Config): The config of a student, or of a distillation.
+
+    Returns:
+        BaseModel: The model, not trained.
+
+    Raises:
+        ValueError: If the config has no ``model``.
+    """
+    with DefaultScope.overwrite_default_scope(
+        config.get('default_scope', 'mmengine')
+    ):
+        return build_model(
+            student_config(config), config.get('data_preprocessor')
+        )
+
+
+def student_weights(state_dict: dict) -> dict:
+    """The student's weights in those of a distillation, by its own names.
+
+    Args:
+        state_dict (dict): The weights of any model.
+
+    Returns:
+        dict: Empty if there is no student in it.
+    """
+    prefix = f'{STUDENT}.'
+    return {
+        key.removeprefix(prefix): value
+        for key, value in state_dict.items()
+        if key.startswith(prefix)
+    }
+
+
+def load_student(model: BaseModel, checkpoint: str) -> None:
+    """Load all weights of a model, out of a distillation if need be.
+
+    Args:
+        model (BaseModel): The model, see :func:`build_student`.
+        checkpoint (str): A checkpoint of it, or of a distillation of which it
+            is the student.
+
+    Raises:
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the checkpoint is of another model, or unreadable.
+    """
+    try:
+        loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    except UnpicklingError as error:
+        raise ValueError(str(error)) from None
+    weights = loaded.get('state_dict', loaded)
+    try:
+        load_state_dict(model, student_weights(weights) or weights, True)
+    except RuntimeError as error:
+        raise ValueError(
+            f'Expected a checkpoint of the model in this config, but '
+            f'{checkpoint} is of another: {error}. Name the config and the '
+            'checkpoint of one training.'
+        ) from None
 
 
 def num_classes_of(model: nn.Module) -> int | None:

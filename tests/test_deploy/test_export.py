@@ -16,9 +16,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 
 from mmbckd.deploy import Interface, compare_onnx, export_onnx
-from mmbckd.deploy.configs import student_config
 from mmbckd.deploy.optional import require
 from mmbckd.models.algorithms.frozen_teacher_distill import build_model
+from mmbckd.models.utils import student_config
 from tests.detectors import detector
 from tests.segmentors import cnn_segmentor
 

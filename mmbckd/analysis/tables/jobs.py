@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ..runs import Log, Run, is_distillation, read_run
+from ...models.utils import is_distillation
+from ..runs import Log, Run, read_run
 from .definition import Pair, Row, Table, read_config, row_config
 
 _BASES = Path(__file__).resolve().parents[2] / '.mim' / 'configs' / '_base_'

@@ -1,7 +1,6 @@
 import io
 import os
 import os.path as osp
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
 
+from ...models.utils import STUDENT, student_weights
 from ..utils import unwrapped_model
-
-_STUDENT = 'architecture.'
 
 
 def student_checkpoint_path(checkpoint: str) -> str:
@@ -49,15 +47,11 @@ def export_student_checkpoint(checkpoint: str, out: str | None = None) -> str:
             'does not exist.'
         )
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    state_dict = OrderedDict(
-        (k[len(_STUDENT) :], v)
-        for k, v in loaded.get('state_dict', loaded).items()
-        if k.startswith(_STUDENT)
-    )
+    state_dict = student_weights(loaded.get('state_dict', loaded))
     if not state_dict:
         raise ValueError(
             f'Expected the checkpoint of a distillation, with weights named '
-            f'"{_STUDENT}…", but {checkpoint} has none. A checkpoint of a '
+            f'"{STUDENT}.…", but {checkpoint} has none. A checkpoint of a '
             'model trained alone is a plain one already.'
         )
     out = out or student_checkpoint_path(checkpoint)
