@@ -1,7 +1,6 @@
 """The gradients that the tool gradient_norms.py reports."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -108,7 +107,7 @@ def test_norms_ratios_and_cosines_are_means_over_batches(tool, monkeypatch):
     )
 
 
-def test_the_tool_reads_a_config_and_writes_json(tmp_path, monkeypatch):
+def test_the_tool_reads_a_config_and_writes_json(tool, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for file, top, shape in (
         ('img/0.jpg', 256, (64, 64, 3)),
@@ -123,19 +122,13 @@ def test_the_tool_reads_a_config_and_writes_json(tmp_path, monkeypatch):
     cfg.custom_imports = dict(imports=['mmbckd'])
     cfg.dump(tmp_path / 'toy.py')
     out = tmp_path / 'out.json'
-    subprocess.run(
-        [
-            sys.executable,
-            ROOT / 'tools/analysis_tools/gradient_norms.py',
-            'toy.py',
-            '--batches',
-            '1',
-            '--out',
-            out,
-        ],
-        cwd=tmp_path,
-        check=True,
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        ['gradient_norms.py', 'toy.py', '--batches', '1', '--out', str(out)],
     )
+    tool.main()
     found = json.loads(out.read_text())
     assert found['config'] == 'toy' and found['checkpoint'] is None
     assert found['losses']['task']['ratio'] == pytest.approx(1)

@@ -24,6 +24,12 @@ from tests.runs import names, write_images
 ROOT = Path(__file__).parents[2]
 FEATURE = dict(type='ModuleInputs', source='decode_head.conv_seg')
 ITERS = 6
+# Where a run is killed, by what, its last checkpoint, and what it was writing.
+POINTS = dict(
+    training=(signal.SIGKILL, 'iter_2.pth', None),
+    save=(signal.SIGXFSZ, 'iter_2.pth', 'iter_4.pth'),
+    export=(signal.SIGXFSZ, 'iter_4.pth', 'iter_4_student.pth'),
+)
 
 
 def config(data: Path, work_dir: Path, **kwargs) -> Config:
@@ -71,12 +77,21 @@ class Killer(Hook):
             limit_files((Path(runner.work_dir) / like).stat().st_size // 2)
 
 
-def run_until_killed(data: str, work_dir: str, point: str) -> None:
-    """What the processes of these tests do."""
+def run_until_killed(data: str, root: str) -> None:
+    """A run for each point, in a process of its own each; print how it ended.
+
+    What takes long, to import everything, is done once.
+    """
     init_default_scope('mmseg')
-    runner = Runner.from_cfg(config(Path(data), Path(work_dir)))
-    runner.register_hook(Killer(point))
-    runner.train()
+    for point in POINTS:
+        child = os.fork()
+        if not child:
+            runner = Runner.from_cfg(config(Path(data), Path(root, point)))
+            runner.register_hook(Killer(point))
+            runner.train()
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print('ended', point, ended, flush=True)
 
 
 def logged(work_dir: Path) -> dict:
@@ -117,37 +132,41 @@ def whole(data, tmp_path_factory) -> Path:
     return work_dir
 
 
-@pytest.mark.parametrize(
-    'point, ended_by, last, leftover',
-    [
-        ('training', signal.SIGKILL, 'iter_2.pth', None),
-        ('save', signal.SIGXFSZ, 'iter_2.pth', 'iter_4.pth'),
-        ('export', signal.SIGXFSZ, 'iter_4.pth', 'iter_4_student.pth'),
-    ],
-)
-def test_killed_run_ends_on_the_figures_of_an_uninterrupted_one(
-    point, ended_by, last, leftover, whole, data, tmp_path
-):
+@pytest.fixture(scope='module')
+def killed(data, tmp_path_factory) -> tuple[Path, str]:
+    """Where the killed runs are, and what their processes said."""
+    root = tmp_path_factory.mktemp('killed')
     code = (
         'from tests.test_faults.test_interruptions import *; '
-        f'run_until_killed({str(data)!r}, {str(tmp_path)!r}, {point!r})'
+        f'run_until_killed({str(data)!r}, {str(root)!r})'
     )
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', code],
         cwd=ROOT,
         env=dict(os.environ, OMP_NUM_THREADS='1'),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
-    assert done.returncode == -ended_by, done.stderr[-2000:]
-    assert (tmp_path / 'last_checkpoint').read_text().endswith(f'/{last}')
+    return root, done.stdout
+
+
+@pytest.mark.parametrize('point', POINTS)
+def test_killed_run_ends_on_the_figures_of_an_uninterrupted_one(
+    point, killed, whole, data
+):
+    ended_by, last, leftover = POINTS[point]
+    root, said = killed
+    assert f'ended {point} {-ended_by}\n' in said, said[-2000:]
+    work_dir = root / point
+    assert (work_dir / 'last_checkpoint').read_text().endswith(f'/{last}')
     if leftover is not None:  # it did end in the middle of writing
-        assert (tmp_path / f'{leftover}.tmp').stat().st_size > 1000
-        assert not (tmp_path / leftover).exists()
-    for file in tmp_path.glob('*.pth'):
+        assert (work_dir / f'{leftover}.tmp').stat().st_size > 1000
+        assert not (work_dir / leftover).exists()
+    for file in work_dir.glob('*.pth'):
         torch.load(file, map_location='cpu')
 
-    Runner.from_cfg(config(data, tmp_path, resume=True)).train()
+    Runner.from_cfg(config(data, work_dir, resume=True)).train()
     expected = logged(whole)
     assert len(expected) == ITERS + ITERS // 2
     if last == 'iter_4.pth':
@@ -156,12 +175,12 @@ def test_killed_run_ends_on_the_figures_of_an_uninterrupted_one(
         del expected['val', 4]
     terms = [k for k in expected['train', 1] if k.startswith('distill.')]
     assert len(terms) == 2
-    assert logged(tmp_path) == expected
-    assert names(tmp_path, '*.pth*') == names(whole, '*.pth*')
+    assert logged(work_dir) == expected
+    assert names(work_dir, '*.pth*') == names(whole, '*.pth*')
     for name in ('iter_6.pth', 'iter_6_student.pth'):
         old, new = (
             torch.load(folder / name)['state_dict']
-            for folder in (whole, tmp_path)
+            for folder in (whole, work_dir)
         )
         assert list(old) == list(new)
         assert all(torch.equal(old[k], new[k]) for k in old)
