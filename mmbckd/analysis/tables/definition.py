@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+from ast import literal_eval
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -156,6 +158,28 @@ def _find_table(path: Path) -> Path:
     )
 
 
+def table_parser(description: str | None) -> argparse.ArgumentParser:
+    """A command's parser with a table and the folder of its runs.
+
+    Args:
+        description (str | None): What the command does.
+
+    Returns:
+        ArgumentParser: With ``table`` and ``--work-dir``.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('table', help='definition of the table')
+    parser.add_argument(
+        '--work-dir',
+        default='work_dirs',
+        help='folder of all work directories (default: work_dirs)',
+    )
+    return parser
+
+
 def config_file(config: str) -> Path:
     """The file of a config.
 
@@ -190,12 +214,18 @@ def read_config(config: str) -> Config:
 
 
 def row_config(row: Row) -> Config:
-    """The config of a row, with its options."""
-    config = read_config(row.config)
-    if row.options:
-        config = copy.deepcopy(config)
-        config.merge_from_dict(dict(row.options))
-    return config
+    """The config of a row, with its options, to be looked at only."""
+    return _config_with(row.config, repr(row.options))
+
+
+@cache
+def _config_with(config: str, options: str) -> Config:
+    """A config with options, given as text: their lists have no hash."""
+    found = read_config(config)
+    if options := dict(literal_eval(options)):
+        found = copy.deepcopy(found)
+        found.merge_from_dict(options)
+    return found
 
 
 class _Reader:
