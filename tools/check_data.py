@@ -6,12 +6,47 @@ found instead and what to do.
 """
 
 import argparse
+import os
 import os.path as osp
 import sys
 
 from mmengine.config import Config
 
-from mmbckd.datasets.checks import check_config, set_data_root
+from mmbckd.datasets.checks import (
+    check_config,
+    datasets_of,
+    evaluators_of,
+)
+
+
+def set_data_root(cfg: Config, data_root: str) -> str:
+    """Have all data sets and evaluators of a config read another folder.
+
+    Args:
+        cfg (Config): The config, which is changed.
+        data_root (str): The data root to set.
+
+    Returns:
+        str: The data root that the config had.
+
+    Raises:
+        ValueError: If it had no or several data roots.
+    """
+    datasets = [dataset for _, dataset in datasets_of(cfg)]
+    roots = {osp.normpath(d.get('data_root') or '') for d in datasets}
+    if len(roots) > 1 or roots == {'.'}:
+        raise ValueError(
+            'Expected data sets of one `data_root` to set another, but the '
+            f'config has {sorted(roots)}. Check it without --data-root.'
+        )
+    (old,) = roots
+    for dataset in datasets:
+        dataset['data_root'] = data_root
+    for evaluator in evaluators_of(cfg):
+        file = osp.normpath(evaluator['ann_file'])
+        if file.startswith(old + os.sep):
+            evaluator['ann_file'] = osp.join(data_root, osp.relpath(file, old))
+    return old
 
 
 def main() -> None:

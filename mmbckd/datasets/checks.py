@@ -2,7 +2,7 @@
 
 import os
 import os.path as osp
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 SPLITS = ('train', 'val', 'test')
 HINT = 'Correct `data_root`, `data_prefix` and `ann_file` of the config.'
 LAYOUTS = load(osp.join(osp.dirname(__file__), 'layouts.yml'))
+_FILES = {'img_path': 'images', 'seg_map_path': 'label maps'}
 _MAX_NAMES, _MAX_PROBLEMS = 6, 5
 
 
@@ -79,17 +80,15 @@ def check_config(cfg: Config, num_samples: int = 20) -> list[Report]:
         ValueError: If the config has no data set.
     """
     datasets: dict = {}
-    for split, dataset in _datasets(cfg):
+    for split, dataset in datasets_of(cfg):
         same = {k: v for k, v in dataset.items() if k != 'pipeline'}
         datasets.setdefault(repr(same), (dataset, []))[1].append(split)
     scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
-        checks = [_DatasetCheck(*each) for each in datasets.values()]
-        for check in checks:
-            check.run(num_samples)
+        checks = [_Check(*each) for each in datasets.values()]
+        reports = [check.run(num_samples) for check in checks]
     read = {check.ann_file for check in checks}
-    reports = [check.report for check in checks]
-    for evaluator in _evaluators(cfg):
+    for evaluator in evaluators_of(cfg):
         file = osp.normpath(evaluator['ann_file'])
         if file not in read and not osp.isfile(file):
             reports[-1].problems.append(
@@ -100,37 +99,7 @@ def check_config(cfg: Config, num_samples: int = 20) -> list[Report]:
     return reports
 
 
-def set_data_root(cfg: Config, data_root: str) -> str:
-    """Have all data sets and evaluators of a config read another folder.
-
-    Args:
-        cfg (Config): The config, which is changed.
-        data_root (str): The data root to set.
-
-    Returns:
-        str: The data root that the config had.
-
-    Raises:
-        ValueError: If it had no or several data roots.
-    """
-    datasets = [dataset for _, dataset in _datasets(cfg)]
-    roots = {osp.normpath(d.get('data_root') or '') for d in datasets}
-    if len(roots) > 1 or roots == {'.'}:
-        raise ValueError(
-            'Expected data sets of one `data_root` to set another, but the '
-            f'config has {sorted(roots)}. Check it without --data-root.'
-        )
-    (old,) = roots
-    for dataset in datasets:
-        dataset['data_root'] = data_root
-    for evaluator in _evaluators(cfg):
-        file = osp.normpath(evaluator['ann_file'])
-        if file.startswith(old + os.sep):
-            evaluator['ann_file'] = osp.join(data_root, osp.relpath(file, old))
-    return old
-
-
-class _DatasetCheck:
+class _Check:
     """The check of one data set, from where it should lie to its pixels."""
 
     def __init__(self, cfg: dict, splits: list[str]) -> None:
@@ -140,21 +109,16 @@ class _DatasetCheck:
             with DATASETS.switch_scope_and_registry(None) as registry:
                 kind = registry.get(kind)
         self.cfg, self.kind = cfg, kind.__name__
-        self.layout = LAYOUTS.get(
-            self.kind, dict(get=getattr(kind, 'HINT', HINT))
-        )
+        hint = dict(get=getattr(kind, 'HINT', HINT))
+        self.layout = LAYOUTS.get(self.kind, hint)
         self.root = osp.normpath(cfg.get('data_root') or '.')
-        self.folders = {
-            key: osp.normpath(osp.join(self.root, folder))
-            for key, folder in (
-                cfg.get('data_prefix') or {'img_path': ''}
-            ).items()
-        }
-        self.places = list(self.folders.values())
-        self.ann_file = cfg.get('ann_file') or ''
-        if self.ann_file:
-            self.ann_file = osp.normpath(osp.join(self.root, self.ann_file))
-            self.places.append(self.ann_file)
+        folders = cfg.get('data_prefix') or {'img_path': ''}
+        self.folders = {k: self.path(name) for k, name in folders.items()}
+        ann_file = cfg.get('ann_file')
+        self.ann_file = self.path(ann_file) if ann_file else ''
+        self.places = list(
+            filter(None, [*self.folders.values(), self.ann_file])
+        )
         # What lists the images; without a file that is their folder.
         self.list = self.ann_file or self.places[0]
         names = ', '.join(osp.relpath(p, self.root) for p in self.places)
@@ -163,10 +127,8 @@ class _DatasetCheck:
             f'({names})'
         )
 
-    def expect(self, expected: str, found: str, todo: str) -> None:
-        self.report.problems.append(
-            f'Expected {expected}, but {found}. {todo}'
-        )
+    def path(self, name: str) -> str:
+        return osp.normpath(osp.join(self.root, name))
 
     def hint(self, path: str) -> str:
         """How to get what should be at a path."""
@@ -177,21 +139,22 @@ class _DatasetCheck:
         parent = osp.dirname(self.root) or '.'
         return text.replace('{root}', self.root).replace('{parent}', parent)
 
-    def run(self, num_samples: int) -> None:
+    def expect(self, what: str, found: str, path: str, todo: str = '') -> None:
+        """Note a problem with what should be at a path."""
+        self.report.problems.append(
+            f'Expected {what}, but {found}. {todo or self.hint(path)}'
+        )
+
+    def run(self, num_samples: int) -> Report:
         """Go as far as what is there allows."""
         for place in self.places:
             if not osp.exists(place):
-                self.expect(
-                    place,
-                    f'it is missing or misplaced; {_nearest(place)}',
-                    self.hint(place),
-                )
-        if self.report.problems:
-            return
-        listed = self.load()
-        if listed:
-            self.check_number(listed)
+                found = f'it is missing or misplaced; {_nearest(place)}'
+                self.expect(place, found, place)
+        if not self.report.problems and (listed := self.load()):
+            self.check_number(len(listed))
             self.check_samples(self.check_files(listed), num_samples)
+        return self.report
 
     def load(self) -> list[dict]:
         """The images that the data set lists; none where it says why."""
@@ -201,32 +164,25 @@ class _DatasetCheck:
             )
             listed = self.dataset.data_list = self.dataset.load_data_list()
         except Exception as error:
-            self.expect(
-                f'a data set that {self.kind} can load',
-                f'it says {_reason(error)}',
-                self.hint(self.list),
-            )
+            what = f'a data set that {self.kind} can load'
+            self.expect(what, f'it says {_reason(error)}', self.list)
             return []
         if not listed:
-            suffix = getattr(self.dataset, 'img_suffix', '')
-            self.expect(
-                f'images *{suffix} in {self.list}',
-                f'there are none; {_nearest(self.list)}',
-                self.hint(self.list),
-            )
+            what = f'images *{getattr(self.dataset, "img_suffix", "")}'
+            found = f'there are none; {_nearest(self.list)}'
+            self.expect(f'{what} in {self.list}', found, self.list)
         return listed
 
-    def check_number(self, listed: list[dict]) -> None:
+    def check_number(self, number: int) -> None:
         """As many images and classes as expected, and some to train on."""
-        number, used = len(listed), len(self.dataset.filter_data())
-        self.report.facts.append(
-            f'images: {number:,}'
-            + (f', {used:,} after `filter_cfg`' if used != number else '')
-        )
+        used = len(self.dataset.filter_data())
+        after = f', {used:,} after `filter_cfg`' if used != number else ''
+        self.report.facts.append(f'images: {number:,}{after}')
         if not used:
             self.expect(
                 f'images to use in {self.list}',
                 f'none of its {number:,} passes `filter_cfg`',
+                self.list,
                 'Get an annotation file with instances of the classes, or '
                 'correct `filter_cfg`.',
             )
@@ -237,61 +193,57 @@ class _DatasetCheck:
                 f'the {len(classes)} classes of {self.kind} among the '
                 f'categories of {self.ann_file}',
                 f'it has {len(categories)} of them',
+                self.ann_file,
                 'Set `metainfo` to the classes of your data, or get the right '
                 'annotation file.',
             )
         if self.cfg.get('indices') is not None:
             return
         key = osp.relpath(self.list, self.root)
-        expected = self.layout.get('images', {}).get(key, number)
-        if number != expected:
+        images = self.layout.get('images', {}).get(key, number)
+        if number != images:
             self.report.warnings.append(
-                f'Expected {expected:,} images as {self.kind} has in {key}, '
+                f'Expected {images:,} images as {self.kind} has in {key}, '
                 f'but found {number:,}.'
             )
-        expected = self.layout.get('annotated', {}).get(key, used)
-        if used not in (number, expected):
+        annotated = self.layout.get('annotated', {}).get(key, used)
+        if used not in (number, annotated):
             self.report.warnings.append(
-                f'Expected {expected:,} of the images to have annotations, '
+                f'Expected {annotated:,} of the images to have annotations, '
                 f'but {used:,} have.'
             )
 
     def check_files(self, listed: list[dict]) -> list[dict]:
         """The entries whose files are all there."""
-        names = {'img_path': 'images', 'seg_map_path': 'label maps'}
-        for key, what in names.items():
+        lost: set[str] = set()
+        for key, what in _FILES.items():
             files = [info[key] for info in listed if info.get(key)]
             missing = [file for file in files if not osp.isfile(file)]
+            lost.update(missing)
             if missing:
                 self.expect(
                     f'the {what} of all {len(files):,} entries of {self.list}',
                     f'{len(missing):,} are missing: {_some(missing)}; '
                     f'{_nearest(missing[0])}',
-                    self.hint(missing[0]),
+                    missing[0],
                 )
-        if not self.ann_file and 'seg_map_path' in self.folders:
-            self.check_left_over(listed)
-        return [
-            info
-            for info in listed
-            if all(osp.isfile(info[key]) for key in names if info.get(key))
-        ]
-
-    def check_left_over(self, listed: list[dict]) -> None:
-        """Where no file lists them, label maps without an image mean that
-        images are missing."""
-        folder = self.folders['seg_map_path']
-        suffix = self.dataset.seg_map_suffix
-        found = list_dir_or_file(folder, False, True, suffix, recursive=True)
-        used = {osp.normpath(info['seg_map_path']) for info in listed}
-        left = {osp.join(folder, name) for name in found} - used
-        if left:
-            images = self.folders['img_path']
-            self.expect(
-                f'an image in {images} for each label map',
-                f'{len(left):,} have none: {_some(sorted(left))}',
-                f'Get the images, or remove these. {self.hint(images)}',
-            )
+        folder = self.folders.get('seg_map_path')
+        if folder and not self.ann_file:
+            # No file lists them: a label map without an image means that an
+            # image is missing.
+            suffix = self.dataset.seg_map_suffix
+            found = list_dir_or_file(folder, False, True, suffix, True)
+            used = {osp.normpath(info['seg_map_path']) for info in listed}
+            left = {osp.join(folder, name) for name in found} - used
+            if left:
+                images = self.folders['img_path']
+                self.expect(
+                    f'an image in {images} for each label map',
+                    f'{len(left):,} have none: {_some(sorted(left))}',
+                    images,
+                    f'Get the images, or remove these. {self.hint(images)}',
+                )
+        return [x for x in listed if lost.isdisjoint(map(x.get, _FILES))]
 
     def check_samples(self, infos: list[dict], num_samples: int) -> None:
         """Some images and label maps are readable and fit together."""
@@ -318,7 +270,7 @@ class _DatasetCheck:
             ValueError: If something is wrong with them.
         """
         file = osp.normpath(info['img_path'])
-        size = self.read(file, lambda: _image_size(file))
+        size = self.read(_image_size, file)
         listed = info.get('height', size[0]), info.get('width', size[1])
         if size != listed:
             raise ValueError(
@@ -331,24 +283,20 @@ class _DatasetCheck:
         if not loads or info.get('seg_map_path') is None:
             return
         file = osp.normpath(info['seg_map_path'])
-        labels = self.read(file, lambda: loads[0](dict(info))['gt_seg_map'])
+        labels = self.read(lambda _: loads[0](dict(info))['gt_seg_map'], file)
         if labels.shape != size:
             raise ValueError(
                 f'Expected {file} to be a label map of height and width '
                 f'{size} as its image, but its shape is {labels.shape}. '
                 f'{self.hint(file)}'
             )
-        check_labels(
-            labels,
-            len(self.dataset.metainfo['classes']),
-            self.dataset.ignore_index,
-            file,
-        )
+        num_classes = len(self.dataset.metainfo['classes'])
+        check_labels(labels, num_classes, self.dataset.ignore_index, file)
 
-    def read(self, file: str, how: Callable[[], Any]) -> Any:
-        """Call ``how``, which reads a file; a ValueError if it cannot."""
+    def read(self, how: Callable[[str], Any], file: str) -> Any:
+        """What a function reads from a file; a ValueError if it cannot."""
         try:
-            return how()
+            return how(file)
         except Exception as error:
             raise ValueError(
                 f'Expected {file} to be readable, but it is not: '
@@ -357,8 +305,12 @@ class _DatasetCheck:
             ) from error
 
 
-def _datasets(cfg: Config) -> list[tuple[str, dict]]:
-    """Splits and configs of the data sets, taken out of their wrappers."""
+def datasets_of(cfg: Config) -> list[tuple[str, dict]]:
+    """Splits and configs of the data sets, taken out of their wrappers.
+
+    Raises:
+        ValueError: If there is none.
+    """
 
     def leaves(node: dict) -> Iterator[dict]:
         children = node.get('datasets') or [node.get('dataset')]
@@ -384,13 +336,11 @@ def _datasets(cfg: Config) -> list[tuple[str, dict]]:
     return found
 
 
-def _evaluators(cfg: Config) -> Iterator[dict]:
+def evaluators_of(cfg: Config) -> list[dict]:
     """The evaluators that read an annotation file of their own."""
-    for split in SPLITS:
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        if not isinstance(evaluators, list):
-            evaluators = [evaluators]
-        yield from (each for each in evaluators if each.get('ann_file'))
+    found = [cfg.get(f'{split}_evaluator') or [] for split in SPLITS]
+    lists = [each if isinstance(each, list) else [each] for each in found]
+    return [each for each in sum(lists, []) if each.get('ann_file')]
 
 
 def _nearest(path: str) -> str:
@@ -403,11 +353,11 @@ def _nearest(path: str) -> str:
     return f'{path} holds {_some(names)}' if names else f'{path} is empty'
 
 
-def _some(names: Iterable[str]) -> str:
+def _some(names: list[str]) -> str:
     """The first names, and how many more there are."""
-    names = list(names)
-    first, more = names[:_MAX_NAMES], len(names[_MAX_NAMES:])
-    return ', '.join(first) + (f' and {more:,} more' if more else '')
+    more = len(names[_MAX_NAMES:])
+    first = ', '.join(names[:_MAX_NAMES])
+    return f'{first} and {more:,} more' if more else first
 
 
 def _image_size(file: str) -> tuple[int, int]:
