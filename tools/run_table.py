@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from mmbckd.analysis.cost import machine, model_cost
-from mmbckd.analysis.runs import Log, copy_log, is_distillation, results_log
+from mmbckd.analysis.runs import Log, copy_log, results_log
 from mmbckd.analysis.tables import (
     plan,
     read_table,
@@ -24,22 +24,19 @@ from mmbckd.analysis.tables import (
     to_csv,
     to_markdown,
 )
-from mmbckd.analysis.tables.definition import Row, Table, row_config
+from mmbckd.analysis.tables.definition import (
+    Row,
+    Table,
+    row_config,
+    table_parser,
+)
 from mmbckd.analysis.tables.execution import Device, run_jobs
 from mmbckd.analysis.tables.jobs import Job, described_work, minutes_left
+from mmbckd.models.utils import is_distillation
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('table', help='definition of the table')
-    parser.add_argument(
-        '--work-dir',
-        default='work_dirs',
-        help='folder of all work directories (default: work_dirs)',
-    )
+    parser = table_parser(__doc__)
     parser.add_argument(
         '--out', help='folder of the table (default: tables in the --work-dir)'
     )

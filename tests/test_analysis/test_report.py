@@ -48,7 +48,7 @@ from mmbckd.analysis.runs import (
     run_names,
 )
 from mmbckd.visualization import ERROR_COLORS
-from tests.segmentors import cnn_segmentor
+from tests.runs import config as run_config
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'report.py'
 CLASSES = ('road', 'a<b>&amp;', 'c"', "d'", 'e')
@@ -427,90 +427,50 @@ def write_images(root):
 
 
 def config(root, name, distill):
-    pipeline = [
-        dict(type='LoadImageFromFile'),
-        dict(type='LoadAnnotations'),
-        dict(type='PackSegInputs'),
-    ]
-    loader = dict(
-        batch_size=2,
-        num_workers=0,
-        sampler=dict(type='InfiniteSampler', shuffle=True),
-        dataset=dict(
-            type='BaseSegDataset',
-            data_root=str(root),
-            img_suffix='.png',
-            data_prefix=dict(img_path='img', seg_map_path='ann'),
-            metainfo=dict(
-                classes=CLASSES,
-                palette=[[40 * i, 255 - 50 * i, 90] for i in range(5)],
+    cfg = run_config(
+        root,
+        distill,
+        CLASSES,
+        work_dir=str(root / name),
+        experiment_name=f'{root.name}_{name}',
+        val_evaluator=[
+            dict(type='IoUMetric'),
+            dict(
+                type='BoundaryIoUMetric', trimap_widths=(3,), tolerances=(3,)
             ),
-            pipeline=pipeline,
+            dict(type='ConnectivityMetric'),
+        ],
+        optim_wrapper=dict(
+            type='OptimWrapper',
+            optimizer=dict(type='AdamW', lr=0.002 if distill else 0.001),
+        ),
+        default_hooks=dict(
+            logger=dict(
+                type='LoggerHook', interval=1, log_metric_by_epoch=False
+            ),
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4),
+        ),
+        custom_hooks=[dict(type='StudentCheckpointHook')],
+        log_processor=dict(by_epoch=False, window_size=1),
+        vis_backends=[dict(type='LocalVisBackend')],
+        visualizer=dict(
+            type='SegLocalVisualizer',
+            vis_backends=[dict(type='LocalVisBackend')],
+            name=f'{root.name}_{name}',
         ),
     )
-    student = cnn_segmentor(base_channels=4)
-    student['data_preprocessor'].update(mean=[100.0] * 3, std=[60.0] * 3)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.img_suffix = '.png'
+        loader.dataset.metainfo.palette = [
+            [40 * i, 255 - 50 * i, 90] for i in range(5)
+        ]
+    student = cfg.model.architecture if distill else cfg.model
+    student.data_preprocessor.update(mean=[100.0] * 3, std=[60.0] * 3)
     # So that it predicts all classes without having learned to.
-    student['decode_head']['init_cfg'] = dict(
+    student.decode_head.init_cfg = dict(
         type='Normal', std=2.0, override=dict(name='conv_seg')
     )
-    distillation = dict(
-        type='mmrazor.FrozenTeacherDistill',
-        architecture=student,
-        teacher=cnn_segmentor(base_channels=8),
-        distiller=dict(
-            type='BCKDDistiller',
-            boundary=dict(student='backbone', teacher='decode_head.conv_seg'),
-        ),
-    )
-    return Config(
-        dict(
-            default_scope='mmseg',
-            work_dir=str(root / name),
-            experiment_name=f'{root.name}_{name}',
-            model=distillation if distill else student,
-            train_dataloader=loader,
-            val_dataloader=dict(
-                loader,
-                batch_size=1,
-                sampler=dict(type='DefaultSampler', shuffle=False),
-            ),
-            val_evaluator=[
-                dict(type='IoUMetric'),
-                dict(
-                    type='BoundaryIoUMetric',
-                    trimap_widths=(3,),
-                    tolerances=(3,),
-                ),
-                dict(type='ConnectivityMetric'),
-            ],
-            train_cfg=dict(
-                type='IterBasedTrainLoop', max_iters=4, val_interval=2
-            ),
-            val_cfg=dict(type='ValLoop'),
-            optim_wrapper=dict(
-                type='OptimWrapper',
-                optimizer=dict(type='AdamW', lr=0.002 if distill else 0.001),
-            ),
-            default_hooks=dict(
-                logger=dict(
-                    type='LoggerHook', interval=1, log_metric_by_epoch=False
-                ),
-                checkpoint=dict(
-                    type='CheckpointHook', by_epoch=False, interval=4
-                ),
-            ),
-            custom_hooks=[dict(type='StudentCheckpointHook')],
-            log_processor=dict(by_epoch=False, window_size=1),
-            vis_backends=[dict(type='LocalVisBackend')],
-            visualizer=dict(
-                type='SegLocalVisualizer',
-                vis_backends=[dict(type='LocalVisBackend')],
-                name=f'{root.name}_{name}',
-            ),
-            randomness=dict(seed=0),
-        )
-    )
+    return cfg
 
 
 @pytest.fixture(scope='module')

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmbckd.functional import boundary_affinity_loss, pair_displacements
+from tests.storage import LargestOutput
 
 # ------------------------------------------------- reference, pixel by pixel
 
@@ -560,23 +560,6 @@ def test_loss_without_gradient_is_the_same():
 
 
 # ------------------------------------------------------------------- memory
-
-
-class LargestOutput(TorchDispatchMode):
-    """Records the largest tensor that any operation returns."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        outputs = out if isinstance(out, (tuple, list)) else [out]
-        for x in outputs:
-            if isinstance(x, torch.Tensor):
-                self.numel = max(
-                    self.numel,
-                    x.untyped_storage().nbytes() // x.element_size(),
-                )
-        return out
 
 
 @pytest.mark.parametrize('source', ['semantic', 'feature', 'label'])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmbckd.functional import relation_kl
+from tests.storage import LargestOutput
 
 # ------------------------------------------------- reference, pixel by pixel
 
@@ -439,28 +439,6 @@ def test_non_contiguous_features_give_the_same():
 
 
 # ------------------------------------------------------------------- memory
-
-
-class LargestOutput(TorchDispatchMode):
-    """Records the largest storage that any operation returns, and what the
-    operations were."""
-
-    def __init__(self):
-        super().__init__()
-        self.numel = 0
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.names.add(func.overloadpacket.__name__)
-        outputs = out if isinstance(out, (tuple, list)) else [out]
-        for x in outputs:
-            if isinstance(x, torch.Tensor):
-                self.numel = max(
-                    self.numel,
-                    x.untyped_storage().nbytes() // x.element_size(),
-                )
-        return out
 
 
 # At (16, 64) the relation is small enough to fit into one block's budget.

@@ -21,7 +21,7 @@ from mmbckd.analysis.formatting import markdown_table
 from mmbckd.analysis.predictions import Predictor, build_student
 from mmbckd.analysis.runs import Log, Run
 from mmbckd.analysis.tables import Job, plan, read_table
-from mmbckd.analysis.tables.definition import Table
+from mmbckd.analysis.tables.definition import Table, table_parser
 from mmbckd.analysis.tables.summary import DASH
 
 # By their keys in logs, the names of a class's own.
@@ -29,16 +29,7 @@ METRICS = {'mIoU': 'IoU', 'mBIoU': 'Boundary IoU'}
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('table', help='definition of the table')
-    parser.add_argument(
-        '--work-dir',
-        default='work_dirs',
-        help='folder of all work directories (default: work_dirs)',
-    )
+    parser = table_parser(__doc__)
     parser.add_argument('--out', required=True, help='JSON file to write')
     parser.add_argument(
         '--device', help='where to run the models (default: a GPU if any)'
