@@ -10,10 +10,11 @@
 
 DONE := .venv/setup.done
 
-# Test files are shared out to this many processes of one thread each.
+# Test files are shared out to this many processes of one thread each, in the
+# order of tests/conftest.py.
 WORKERS := 2
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
-	-n $(WORKERS) --dist loadfile
+	-n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test coverage lint docs tables setup
 

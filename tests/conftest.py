@@ -3,6 +3,7 @@ import os
 from functools import cache
 from types import SimpleNamespace
 
+import mmengine.config.config
 import mmengine.config.utils
 import pytest
 import torch
@@ -18,6 +19,27 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
     torch.set_num_threads(1)
 
 
+# The files that take longest, which begin: no worker is left with one at the
+# end.
+LONGEST = (
+    'test_quickstart.py',
+    'test_deploy/test_export.py',
+    'test_new_config/test_write_config.py',
+    'test_compat/test_runs.py',
+    'test_configs_mmdet.py',
+    'test_configs.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        found = (name for name in LONGEST if str(item.path).endswith(name))
+        name = next(found, None)
+        return len(LONGEST) if name is None else LONGEST.index(name)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def _seeded_mmseg_scope():
     register_all_modules(init_default_scope=False)
@@ -25,12 +47,26 @@ def _seeded_mmseg_scope():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope='module')
-def metafiles_are_read_once():
-    """mmengine reads all of upstream's anew for every ``mmseg::`` base."""
+@pytest.fixture(scope='session', autouse=True)
+def _no_work_that_no_test_asks_for():
+    """For every ``mmseg::`` base mmengine reads all of upstream's metafiles
+    and the list of what is installed; for every run it asks for the versions
+    of compilers and formats the config; for every data set it collects
+    garbage, also among all that was imported. That takes longer than a short
+    run.
+    """
+    gc.collect()
+    gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (mmengine.config.utils, 'load'),
+            (mmengine.config.config, 'is_installed'),
+        ):
+            patch.setattr(module, name, cache(getattr(module, name)))
+        patch.setattr('mmengine.runner.runner.collect_env', dict)
         patch.setattr(
-            mmengine.config.utils, 'load', cache(mmengine.config.utils.load)
+            'mmengine.config.config.FormatCode',
+            lambda text, **_: (text, False),
         )
         yield
 
@@ -38,8 +74,7 @@ def metafiles_are_read_once():
 @pytest.fixture
 def without_needless_work(monkeypatch):
     """For the walks over the configs: no weights are downloaded, no model of a
-    row is built twice, nothing is formatted only to be printed, and garbage
-    is collected once, among what a test has made."""
+    row is built twice, and garbage is collected once."""
     from tests.config_walk import build_model
 
     monkeypatch.setattr(frozen_teacher_distill, 'build_model', build_model)
@@ -47,11 +82,5 @@ def without_needless_work(monkeypatch):
     monkeypatch.setattr(
         'mmengine.dataset.base_dataset.gc', SimpleNamespace(collect=int)
     )
-    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
-    monkeypatch.setattr(
-        'mmengine.config.config.FormatCode', lambda text, **_: (text, False)
-    )
-    gc.freeze()
     yield
     gc.collect()
-    gc.unfreeze()

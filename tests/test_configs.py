@@ -30,8 +30,6 @@ from tests.config_walk import (
 )
 from tests.data_layouts import write_datasets
 
-pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
-
 MMDET_CONFIGS = ROOT / 'configs/mmdet'
 CONFIGS = [p for p in ALL_CONFIGS if not p.is_relative_to(MMDET_CONFIGS)]
 # The zoo: teacher and student, and the schedules of the four data sets.

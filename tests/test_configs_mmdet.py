@@ -31,8 +31,6 @@ from tests.config_walk import (
 from tests.data_layouts import write_camvid
 from tests.data_layouts_coco import write_coco
 
-pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
-
 CONFIGS = [p for p in ALL_CONFIGS if p.is_relative_to(ROOT / 'configs/mmdet')]
 # The zoo: teacher and student, as their configs are called.
 ROWS = [

@@ -14,10 +14,6 @@ ROOT = Path(__file__).parents[2]
 STUDENT = 'fpn_r18-w32_1xb8-1k_camvid-120x160'
 
 
-# Tables of the same rows read the same configs.
-pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
-
-
 @pytest.fixture
 def tool(monkeypatch):
     """The tool's module."""

@@ -37,8 +37,6 @@ from mmbckd.analysis.tables.execution import Device, run_jobs
 from mmbckd.analysis.tables.jobs import derive_config, minutes_left
 from mmbckd.analysis.tables.summary import gap_closed, paired_difference
 
-pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
-
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
 TABLES = sorted((ROOT / 'tables').glob('*.yml'))

@@ -66,7 +66,6 @@ def predicted(model, image):
     return sample
 
 
-@pytest.mark.usefixtures('metafiles_are_read_once')
 @pytest.mark.parametrize('config', STUDENTS)
 def test_every_student_of_the_zoo_exports_and_agrees(
     config, tmp_path, monkeypatch

@@ -152,16 +152,10 @@ def at_home(tmp_path, monkeypatch) -> Path:
     ):
         torch.save({'state_dict': {}}, backbones / f'{name}.pth')
     monkeypatch.setenv('MMBCKD_CHECKPOINTS', str(backbones))
-    # What is only printed takes most of the time.
-    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
-    monkeypatch.setattr(
-        'mmengine.config.config.FormatCode', lambda text, **_: (text, False)
-    )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.usefixtures('metafiles_are_read_once')
 @pytest.mark.parametrize(
     ('page', 'draw', 'data', 'losses'),
     [

@@ -24,8 +24,6 @@ from tests.data_layouts import write_cityscapes
 from tests.data_layouts_coco import write_coco
 from tests.segmentors import NUM_CLASSES, cnn_segmentor, dilated_segmentor
 
-pytestmark = pytest.mark.usefixtures('metafiles_are_read_once')
-
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools/new_config.py'
 CONFIGS = ROOT / 'configs'
@@ -47,10 +45,6 @@ def _here(tmp_path, data, monkeypatch):
     (tmp_path / 'data').symlink_to(data / 'data')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
-    # What is only printed takes half the time.
-    monkeypatch.setattr(
-        'mmengine.config.config.FormatCode', lambda text, **_: (text, False)
-    )
 
 
 def write_plain(file, model, **more):
