@@ -58,7 +58,7 @@ def build_student(run: Run, device: str) -> BaseSegmentor | None:
     if run.distills and Path(plain).is_file():
         checkpoint = plain
     try:
-        utils.load_student(model, checkpoint)
+        utils.load_student(model, checkpoint, distilled=run.distills)
     except ValueError as error:
         raise ValueError(
             f'The checkpoint {run.checkpoint} cannot be loaded into the model '

@@ -106,13 +106,17 @@ def student_weights(state_dict: dict) -> dict:
     }
 
 
-def load_student(model: BaseModel, checkpoint: str) -> None:
+def load_student(
+    model: BaseModel, checkpoint: str, distilled: bool = True
+) -> None:
     """Load all weights of a model, out of a distillation if need be.
 
     Args:
         model (BaseModel): The model, see :func:`build_student`.
         checkpoint (str): A checkpoint of it, or of a distillation of which it
             is the student.
+        distilled (bool): Whether that of a distillation is accepted. Defaults
+            to True.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
@@ -123,8 +127,9 @@ def load_student(model: BaseModel, checkpoint: str) -> None:
     except UnpicklingError as error:
         raise ValueError(str(error)) from None
     weights = loaded.get('state_dict', loaded)
+    of_student = student_weights(weights) if distilled else {}
     try:
-        load_state_dict(model, student_weights(weights) or weights, True)
+        load_state_dict(model, of_student or weights, strict=True)
     except RuntimeError as error:
         raise ValueError(
             f'Expected a checkpoint of the model in this config, but '
