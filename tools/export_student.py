@@ -1,7 +1,9 @@
 """Export a student to ONNX, and to INT8 by --int8, and compare with PyTorch.
 
 Writes NAME.onnx and a config NAME.py that tests it:
-mim test mmsegmentation NAME.py --checkpoint NAME.onnx. A file that disagrees
+mim test mmsegmentation NAME.py --checkpoint NAME.onnx. Of the checkpoint of a
+quantization-aware training it writes NAME_int8.onnx with the scales that were
+learned, and NAME.onnx with the float weights. A file that disagrees
 with the PyTorch model on the validation images is removed again, and the exit
 code is 1.
 """
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from mmbckd.analysis.formatting import heading, markdown_table
 from mmbckd.deploy import configs
 from mmbckd.deploy.export import MAX_DIFFERENCE, file_images
 from mmbckd.deploy.optional import require
+from mmbckd.models.quantization import FakeQuantization, build_quantization
 from mmbckd.models.utils import (
     build_student,
     load_student,
@@ -137,9 +141,9 @@ def parse_args() -> argparse.Namespace:
     int8.add_argument(
         '--min-int8-agreement',
         type=float,
-        default=90,
         metavar='PERCENT',
-        help='labels that must equal those of PyTorch (default: 90)',
+        help='labels that must equal those of PyTorch (default: 90, with '
+        'learned scales 98)',
     )
     parser.add_argument(
         '--test',
@@ -180,6 +184,14 @@ def run(args: argparse.Namespace) -> bool:
     interface = deploy.Interface(args.input, args.channel_order, args.output)
     model = build_student(config).eval()
     load_student(model, args.checkpoint)
+    quantization = build_quantization(config, args.checkpoint, model)
+    if quantization is not None and args.int8:
+        raise ValueError(
+            'Expected no --int8 with the checkpoint of a quantization-aware '
+            'training, whose INT8 file has the scales that were learned. '
+            'Leave it out, or name the *_student.pth beside the checkpoint to '
+            'quantize its float weights anew.'
+        )
     segments = hasattr(model, 'decode_head')
     if args.test and not segments:
         raise ValueError(
@@ -214,18 +226,19 @@ def run(args: argparse.Namespace) -> bool:
 
     files = {}
     part = out / f'{name}.part.onnx'
+    file, int8 = out / f'{name}.onnx', out / f'{name}_int8.onnx'
+    options = dict(
+        dynamic_batch=args.dynamic_batch,
+        opset=args.opset,
+        dataset_meta=val.metainfo,
+    )
     try:
-        deploy.export_onnx(
-            model,
-            part,
-            shape,
-            interface,
-            dynamic_batch=args.dynamic_batch,
-            opset=args.opset,
-            dataset_meta=val.metainfo,
-        )
-        file = out / f'{name}.onnx'
-        files['float32'] = file, keep(file, 99.9, MAX_DIFFERENCE)
+        with quantization.mode('keep') if quantization else nullcontext():
+            deploy.export_onnx(model, part, shape, interface, **options)
+            files['float32'] = file, keep(file, 99.9, MAX_DIFFERENCE)
+        if quantization is not None:
+            deploy.export_qdq(quantization, part, shape, interface, **options)
+            files['int8'] = int8, keep(int8, args.min_int8_agreement or 98)
         if args.int8:
             train = configs.read_images(
                 configs.build_dataset(config, 'train'),
@@ -242,8 +255,7 @@ def run(args: argparse.Namespace) -> bool:
                 activations=args.activations,
                 reduce_range=args.reduce_range,
             )
-            int8 = out / f'{name}_int8.onnx'
-            files['int8'] = int8, keep(int8, args.min_int8_agreement)
+            files['int8'] = int8, keep(int8, args.min_int8_agreement or 90)
             write_layers(
                 deploy.layer_errors(file, int8, given[:4]),
                 out / f'{name}_int8_layers.json',
@@ -254,7 +266,7 @@ def run(args: argparse.Namespace) -> bool:
     finally:
         part.unlink(missing_ok=True)
     if args.test:
-        test(config, model, files, out / f'{name}_results.json')
+        test(config, model, quantization, files, out / f'{name}_results.json')
     return True
 
 
@@ -300,20 +312,31 @@ def write_layers(errors: list, out: Path) -> None:
     )
 
 
-def test(config: Config, model, files: dict, out: Path) -> None:
+def test(config: Config, model, quantization, files: dict, out: Path) -> None:
     """Test the student and its files, and write a row for each."""
     plain = config.copy()
     plain.model = student_config(config)
+
+    def load(student) -> None:
+        student.load_state_dict(model.state_dict())
+
+    def load_quantized(student) -> None:
+        load(student)
+        FakeQuantization(
+            student, **(config.model.get('quantize') or {})
+        ).load_state_dict(quantization.state_dict())
+
+    loads = {'PyTorch': load}
+    if quantization is not None:
+        loads['PyTorch, fake-quantized'] = load_quantized
     rows = [
         dict(
-            name='PyTorch',
+            name=name,
             megabytes=None,
             agreement=None,
-            metrics=tested(
-                plain,
-                lambda student: student.load_state_dict(model.state_dict()),
-            ),
+            metrics=tested(plain, function),
         )
+        for name, function in loads.items()
     ]
     for encoding, (file, found) in files.items():
         metrics = tested(

@@ -5,6 +5,7 @@ called.
 """
 
 from .export import Comparison, Interface, compare_onnx, export_onnx
+from .qdq import export_qdq
 from .quantization import layer_errors, quantize_int8
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     'Interface',
     'compare_onnx',
     'export_onnx',
+    'export_qdq',
     'layer_errors',
     'quantize_int8',
 ]

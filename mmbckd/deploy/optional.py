@@ -20,7 +20,7 @@ def require(*names: str) -> tuple[ModuleType, ...]:
         return tuple(import_module(name) for name in names)
     except ImportError as error:
         raise ImportError(
-            f'Expected the packages for ONNX files, but {error}: '
+            f'Expected the packages of deployment, but {error}: '
             "pip install 'mmbckd[deploy]', or "
-            'pip install onnx onnxscript onnxruntime'
+            'pip install onnx onnxscript onnxruntime brevitas'
         ) from None

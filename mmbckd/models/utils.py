@@ -55,7 +55,8 @@ def build_model(
 def is_distillation(config: Config) -> bool:
     """Whether a config trains a student that is only part of its model."""
     model = config.get('model') or {}
-    return str(model.get('type', '')).endswith('Distill') and STUDENT in model
+    kinds = ('Distill', 'QuantizationAwareTraining')
+    return str(model.get('type', '')).endswith(kinds) and STUDENT in model
 
 
 def student_config(config: Config) -> dict:

@@ -233,7 +233,7 @@ def _learns(row: Row) -> bool:
     """Whether a row learns from a teacher."""
     config = row_config(row)
     return is_distillation(config) and not config.model.type.endswith(
-        'SelfDistill'
+        ('SelfDistill', 'QuantizationAwareTraining')
     )
 
 

@@ -1,4 +1,5 @@
 from .bckd_visualization_hook import BCKDVisualizationHook
+from .calibration_hook import CalibrationHook
 from .channels_last_hook import ChannelsLastHook
 from .data_check_hook import DataCheckHook
 from .iteration_seed_hook import IterationSeedHook
@@ -10,6 +11,7 @@ from .student_checkpoint_hook import (
 
 __all__ = [
     'BCKDVisualizationHook',
+    'CalibrationHook',
     'ChannelsLastHook',
     'DataCheckHook',
     'IterationSeedHook',

@@ -1,3 +1,4 @@
 from .frozen_teacher_distill import FrozenTeacherDistill
+from .quantization_aware_training import QuantizationAwareTraining
 
-__all__ = ['FrozenTeacherDistill']
+__all__ = ['FrozenTeacherDistill', 'QuantizationAwareTraining']

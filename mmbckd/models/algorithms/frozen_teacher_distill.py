@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.utils._pytree import tree_map_only
 
+from ..quantization import FakeQuantization
 from ..task_modules.recorders import recorded_modules
 from ..utils import build_model, num_classes_of
 from .teacher_inputs import TeacherInputs
@@ -55,6 +56,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         data_preprocessor (dict | None): For a student whose config has
             none. Defaults to None. mmengine passes the config's top level
             here; as for a student alone, the student's own comes first.
+        quantize (dict | None): Fake quantization in the student's forward:
+            arguments of :class:`FakeQuantization` besides the model, of which
+            there may be none. It wants a ``CalibrationHook``. Defaults to
+            None: the student computes in float.
         kwargs: See ``SingleTeacherDistill``.
 
     Raises:
@@ -73,6 +78,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_forward: str | None = None,
         teacher_trainable: bool = False,
         data_preprocessor: dict | None = None,
+        quantize: dict | None = None,
         **kwargs,
     ) -> None:
         if teacher_trainable:
@@ -113,6 +119,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             if self._only_features_are_recorded()
             else 'tensor'
         )
+        # After the distiller, so that what it records is quantized.
+        if quantize is not None:
+            self.quantization = FakeQuantization(architecture, **quantize)
 
     def loss(
         self,

@@ -1,0 +1,408 @@
+"""A student that trains with fake quantization computes as its INT8 file.
+
+Two processes of gloo run this file as a script.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmrazor.models.task_modules.recorder import ModuleInputsRecorder
+from onnx import numpy_helper
+
+from mmbckd.deploy import compare_onnx, export_qdq
+from mmbckd.models.quantization import (
+    FakeQuantization,
+    build_quantization,
+    fold_norm,
+)
+from mmbckd.models.utils import build_student, load_student
+from tests import runs
+from tests.segmentors import cnn_segmentor, transformer_segmentor
+from tests.test_deploy.test_export import build, pictures
+
+ROOT = Path(__file__).parents[2]
+
+
+def images(count=4, side=64):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(1, 3, side, side, generator=generator)
+        for _ in range(count)
+    ]
+
+
+def logits(model, image):
+    with torch.no_grad():
+        return model(image, mode='tensor')
+
+
+@pytest.fixture(scope='module')
+def quantized():
+    """A model as it was, with fake quantization, and the latter."""
+    torch.manual_seed(0)
+    before = build(cnn_segmentor())
+    model = copy.deepcopy(before)
+    quantization = FakeQuantization(model, weight_bits=4)
+    quantization.calibrate(images())
+    return before, model, quantization
+
+
+def test_float_model_and_its_checkpoint_stay_the_same(quantized):
+    before, model, quantization = quantized
+    plain = build(cnn_segmentor())
+    plain.load_state_dict(model.state_dict(), strict=True)
+    assert type(model) is type(before)
+    for image in images(2):
+        truth = logits(before, image)
+        with quantization.mode('keep'):
+            torch.testing.assert_close(logits(model, image), truth)
+        torch.testing.assert_close(logits(plain, image), truth)
+
+
+def test_batch_norm_is_left_with_its_bias(quantized):
+    _, model, quantization = quantized
+    norm, convolution = model.backbone.layer1[0].bn1, torch.nn.Conv2d(3, 4, 1)
+    assert torch.equal(norm.weight, torch.ones_like(norm.weight))
+    assert not norm.weight.requires_grad and norm.bias.requires_grad
+    model.train()
+    quantization.train()
+    assert not norm.training
+    quantization.model.eval()
+    # Of a convolution with a bias.
+    other = torch.nn.BatchNorm2d(4).eval()
+    for value in (other.running_mean, other.bias.data, other.weight.data):
+        value.normal_()
+    other.running_var.uniform_(0.5, 2)
+    image = torch.randn(2, 3, 5, 5)
+    truth = other(convolution(image))
+    fold_norm(convolution, other)
+    torch.testing.assert_close(other(convolution(image)), truth)
+
+
+def test_weights_are_rounded_for_each_channel(quantized):
+    _, model, _ = quantized
+    layer = model.neck.lateral_convs[1].conv
+    seen = []
+    # A hook that comes after those of the quantization.
+    handle = layer.register_forward_pre_hook(
+        lambda module, args: seen.append(module.weight.detach().clone())
+    )
+    logits(model, images(1)[0])
+    handle.remove()
+    weight = layer.weight.detach().double().numpy()
+    for got, channel in zip(seen[0].numpy(), weight):
+        step = np.abs(channel).max() / 7  # 4 bits: -7 to 7
+        np.testing.assert_allclose(
+            got, np.round(channel / step) * step, rtol=1e-5
+        )
+    assert len(np.unique(np.round(seen[0][0] / step))) > 3
+    assert layer.weight is layer._parameters['weight']
+
+
+def test_recorders_see_values_of_at_most_256_steps(quantized):
+    _, model, quantization = quantized
+    recorder = ModuleInputsRecorder('decode_head.conv_seg')
+    recorder.initialize(model)
+    features = []
+    handle = model.backbone.register_forward_hook(
+        lambda module, args, out: features.extend(out)
+    )
+    with recorder:
+        logits(model, images(1)[0])
+    handle.remove()
+    seen = recorder.get_record_data(data_idx=0)
+    key = 'decode_head/dropout:input'
+    for name, value in {
+        key: seen,
+        'backbone/layer1/1:output': features[0],
+        'backbone/layer4/1:output': features[3],
+    }.items():
+        quantizer = quantization.activations[name]
+        steps = (value / quantizer.log2_scale.detach().exp2()).numpy()
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+        assert 10 < len(np.unique(np.round(steps))) <= 256
+
+
+def test_both_sides_of_a_sum_and_the_logits_are_quantized(quantized):
+    *_, quantization = quantized
+    sites = set(quantization.activations)
+    # A block's second convolution and its shortcut; its ReLU, which runs
+    # twice, by those who read it.
+    assert {
+        'backbone/layer2/0/bn2:output',
+        'backbone/layer2/0/downsample/1:output',
+        'backbone/layer2/0/conv2:input',
+        'backbone/layer2/0:output',
+        'decode_head/conv_seg:output',
+    } <= sites
+    assert 'backbone/layer2/0/relu:output' not in sites
+
+
+@pytest.mark.parametrize('activations', ['uint8', 'int8'])
+def test_file_has_the_scales_that_were_learned(activations, tmp_path):
+    torch.manual_seed(0)
+    model = build(cnn_segmentor())
+    quantization = FakeQuantization(model, activations=activations)
+    quantization.calibrate(
+        torch.from_numpy(x.transpose(2, 0, 1)[None].astype(np.float32))
+        for x in pictures(64, 64)
+    )
+    with torch.no_grad():
+        for quantizer in quantization.activations.values():
+            quantizer.log2_scale += 0.1 * torch.rand(())
+    file = tmp_path / 'a.onnx'
+    export_qdq(quantization, file, (64, 64))
+    proto = onnx.load(file)
+    values = {
+        x.name: numpy_helper.to_array(x) for x in proto.graph.initializer
+    }
+    found = {
+        (values[n.input[1]].item(), values[n.input[2]].item())
+        for n in proto.graph.node
+        if n.op_type == 'QuantizeLinear'
+    }
+    assert found == {
+        (q.log2_scale.exp2().item(), int(q.zero_point))
+        for q in quantization.activations.values()
+    }
+    kinds = {n.op_type for n in proto.graph.node}
+    assert 'BatchNormalization' not in kinds
+    weights = [v for v in values.values() if v.ndim == 4]
+    assert {v.dtype for v in weights} == {np.dtype(np.int8)}
+    assert len(weights) == len(quantization.weights)
+    # A sum of floats in another order is now and then rounded to the next
+    # integer: random weights let it spread, and have no margin.
+    found = compare_onnx(file, model, pictures(64, 64))
+    assert found.agreement > 95
+    assert found.max_difference < 0.1
+
+
+def test_linear_layers_are_quantized_and_others_are_named(tmp_path):
+    torch.manual_seed(0)
+    model = build(transformer_segmentor())
+    quantization = FakeQuantization(model)
+    quantization.calibrate(images())
+    export_qdq(quantization, tmp_path / 'a.onnx', (64, 64))
+    found = compare_onnx(tmp_path / 'a.onnx', model, pictures(64, 64))
+    assert found.agreement > 95
+    assert 'backbone.layers.0.2 (LayerNorm)' in quantization.left
+    assert 'backbone.layers.0.1.0.attn.attn (MultiheadAttention)' in (
+        quantization.left
+    )
+    assert not any('Conv2d' in name for name in quantization.left)
+
+
+@pytest.mark.parametrize(
+    'kwargs, match',
+    [
+        (dict(weight_bits=9), 'from 2 to 8, but got 9'),
+        (dict(weight_bits=True), 'but got True'),
+        (dict(activations='int4'), "`activations` .* 'int4'"),
+        (dict(exclude=['nothing']), "`exclude` .* 'nothing'"),
+        (dict(exclude=['backbone', 'neck', 'decode_head']), 'runs none'),
+    ],
+)
+def test_wrong_options_are_refused(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        FakeQuantization(build(cnn_segmentor()), **kwargs)
+
+
+def test_excluded_layers_stay_in_float():
+    model = build(cnn_segmentor())
+    quantization = FakeQuantization(model, exclude='decode_head')
+    assert not any('decode_head' in x for x in quantization.activations)
+    layers = [quantizer.layer for quantizer in quantization.weights]
+    assert layers and model.decode_head.conv_seg not in layers
+
+
+def test_nan_in_calibration_is_located():
+    model = build(cnn_segmentor())
+    quantization = FakeQuantization(model)
+    with pytest.raises(ValueError, match='but there are none'):
+        quantization.calibrate([])
+    torch.nn.init.constant_(model.neck.lateral_convs[0].conv.bias, torch.nan)
+    with pytest.raises(
+        ValueError, match=r'output of neck.lateral_convs.0.conv has NaN'
+    ):
+        quantization.calibrate(images())
+
+
+def test_model_that_was_not_calibrated_does_not_run():
+    model = build(cnn_segmentor())
+    FakeQuantization(model)
+    with pytest.raises(ValueError, match='CalibrationHook'):
+        logits(model, images(1)[0])
+
+
+def test_missing_package_is_one_sentence_with_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'brevitas', None)
+    monkeypatch.setitem(sys.modules, 'brevitas.core.quant', None)
+    with pytest.raises(ImportError, match=r"pip install 'mmbckd\[deploy\]'"):
+        FakeQuantization(build(cnn_segmentor()))
+
+
+def training(tmp_path, distill, **kwargs):
+    """A run with fake quantization that begins with a float student."""
+    config = runs.config(tmp_path, distill, **kwargs)
+    if distill:
+        config.model.quantize = dict()
+        config.model.distiller.logits = dict(type='ChannelWiseDivergence')
+    else:
+        config.model = dict(
+            type='mmrazor.QuantizationAwareTraining', architecture=config.model
+        )
+    config.custom_hooks.append(dict(type='CalibrationHook', num_images=2))
+    config.default_hooks.checkpoint.max_keep_ckpts = -1
+    config.optim_wrapper.optimizer = dict(type='AdamW', lr=1e-3)
+    config.load_from = str(tmp_path / 'float.pth')
+    return config
+
+
+def write_float_student(tmp_path):
+    runs.write_images(tmp_path)
+    torch.manual_seed(0)
+    student = build(
+        runs.config(tmp_path, distill=False).model.to_dict()
+    ).state_dict()
+    torch.save(dict(state_dict=student), tmp_path / 'float.pth')
+
+
+@pytest.mark.parametrize('distill', [False, True])
+def test_training_resumes_and_leaves_a_plain_student(distill, tmp_path):
+    init_default_scope('mmseg')
+    write_float_student(tmp_path)
+    config = training(tmp_path, distill)
+    runner = Runner.from_cfg(copy.deepcopy(config))
+    runner.train()
+    quantization = runner.model.quantization
+    assert quantization.calibrated
+    begun, ended = (
+        torch.load(tmp_path / f'work_dir/iter_{i}.pth')['state_dict']
+        for i in (2, 4)
+    )
+    # Images of integers are hit exactly by theirs.
+    learned = [
+        k
+        for k in ended
+        if k.endswith('log2_scale') and 'stem/0:input' not in k
+    ]
+    assert learned
+    assert all(not torch.equal(begun[k], ended[k]) for k in learned)
+    norms = [k for k in ended if k.endswith('bn1.running_mean')]
+    own = [k for k in norms if not k.startswith('teacher.')]
+    assert own and not any(ended[k].any() for k in own)
+
+    # The same command after the second iteration.
+    config.resume = True
+    config.load_from = str(tmp_path / 'work_dir/iter_2.pth')
+    config.work_dir = str(tmp_path / 'resumed')
+    config.experiment_name += '_resumed'
+    resumed = Runner.from_cfg(copy.deepcopy(config))
+    resumed.train()
+    for key, value in resumed.model.state_dict().items():
+        assert torch.equal(value, ended[key]), key
+
+    # The plain student computes what the float part computes.
+    checkpoint = str(tmp_path / 'work_dir/iter_4.pth')
+    student = build_student(config).eval()
+    load_student(student, checkpoint.replace('4', '4_student'))
+    image = images(1, 32)[0]
+    model = runner.model.architecture.eval()
+    with quantization.mode('keep'):
+        torch.testing.assert_close(
+            logits(student, image), logits(model, image)
+        )
+    assert (
+        build_quantization(
+            config, checkpoint.replace('4', '4_student'), student
+        )
+        is None
+    )
+    # And the whole checkpoint what was trained.
+    again = build_student(config).eval()
+    load_student(again, checkpoint)
+    assert build_quantization(config, checkpoint, again).calibrated
+    assert torch.equal(logits(again, image), logits(model, image))
+    with pytest.raises(ValueError, match='no `quantize`'):
+        build_quantization(
+            Config(dict(model=cnn_segmentor())), checkpoint, again
+        )
+
+
+def test_checkpoint_of_another_student_is_refused(tmp_path):
+    init_default_scope('mmseg')
+    write_float_student(tmp_path)
+    config = training(tmp_path, False)
+    config.model.architecture.decode_head.num_classes = 4
+    config.train_dataloader.dataset.metainfo.classes = runs.CLASSES[:4]
+    with pytest.raises(ValueError, match='lacks 2 of .*conv_seg.weight'):
+        Runner.from_cfg(config).train()
+
+
+def test_checkpoint_of_another_quantization_is_refused(quantized):
+    *_, quantization = quantized
+    other = FakeQuantization(build(cnn_segmentor()), exclude='neck')
+    with pytest.raises(ValueError, match='checkpoint of this quantization'):
+        other.load_state_dict(quantization.state_dict())
+
+
+def test_two_processes_learn_the_same(tmp_path):
+    write_float_student(tmp_path)
+    port = str(20000 + os.getpid() % 20000)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(tmp_path)],
+            env=dict(
+                os.environ,
+                RANK=rank,
+                LOCAL_RANK=rank,
+                WORLD_SIZE='2',
+                MASTER_ADDR='127.0.0.1',
+                MASTER_PORT=port,
+                PYTHONPATH=str(ROOT),
+                OMP_NUM_THREADS='1',
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in '01'
+    ]
+    said = [p.communicate(timeout=300)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], said[0][-2000:]
+    first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in '01')
+    assert any(key.endswith('log2_scale') for key in first)
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def train_in_a_process(tmp_path):
+    init_default_scope('mmseg')
+    config = training(
+        tmp_path,
+        True,
+        launcher='pytorch',
+        env_cfg=dict(dist_cfg=dict(backend='gloo')),
+    )
+    config.train_cfg.val_interval = 100
+    config.default_hooks.checkpoint.pop('save_best')
+    runner = Runner.from_cfg(config)
+    runner.train()
+    torch.save(
+        runner.model.module.state_dict(),
+        tmp_path / f'{os.environ["RANK"]}.pth',
+    )
+
+
+if __name__ == '__main__':
+    train_in_a_process(Path(sys.argv[1]))
