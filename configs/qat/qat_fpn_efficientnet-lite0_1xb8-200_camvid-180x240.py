@@ -8,7 +8,7 @@ model = dict(
     quantize=dict(weight_bits=8),
 )
 load_from = (
-    'work_dirs/fpn_efficientnet-lite0_1xb8-500_camvid-180x240/iter_500.pth'
+    '{{fileDirname}}/../mmseg/fpn_efficientnet-lite2_fpn_efficientnet-lite0/fpn_efficientnet-lite0_1xb8-500_camvid-180x240.pth'
 )
 custom_hooks = [*_base_.custom_hooks, dict(type='CalibrationHook')]
 
