@@ -7,9 +7,7 @@ model = dict(
     architecture={{_base_.model}},
     quantize=dict(weight_bits=8),
 )
-load_from = (
-    '{{fileDirname}}/../mmseg/fpn_efficientnet-lite2_fpn_efficientnet-lite0/fpn_efficientnet-lite0_1xb8-500_camvid-180x240.pth'
-)
+load_from = '{{fileDirname}}/../mmseg/fpn_efficientnet-lite2_fpn_efficientnet-lite0/fpn_efficientnet-lite0_1xb8-500_camvid-180x240.pth'
 custom_hooks = [*_base_.custom_hooks, dict(type='CalibrationHook')]
 
 optim_wrapper = dict(optimizer=dict(lr=1e-4))
