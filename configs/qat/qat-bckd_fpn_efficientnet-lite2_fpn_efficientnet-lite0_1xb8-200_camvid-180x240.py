@@ -8,10 +8,5 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     teacher='{{fileDirname}}/../mmseg/fpn_efficientnet-lite2_fpn_efficientnet-lite0/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.py',
     teacher_ckpt='{{fileDirname}}/../mmseg/fpn_efficientnet-lite2_fpn_efficientnet-lite0/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.pth',
-    # The weights of the distillation in float.
-    distiller=dict(
-        _base_.bckd,
-        boundary=dict(_base_.bckd.boundary, loss_weight=0.2),
-        context=dict(_base_.bckd.context, max_tokens=700, loss_weight=0.4),
-    ),
+    distiller={{_base_.bckd}},
 )
