@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from mmengine.config import Config
@@ -21,6 +21,7 @@ from ..deploy.optional import require
 
 ACTIVATIONS = ('uint8', 'int8')
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+Layer: TypeAlias = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 WEIGHT_BITS = range(2, 9)
 
 
@@ -69,9 +70,12 @@ class ActivationQuantizer(nn.Module):
         the size of the gradient).
     """
 
+    zero_point: Tensor
+
     def __init__(self, name: str, signed: bool) -> None:
         super().__init__()
         self.name = name
+        self.low, self.high = torch.inf, -torch.inf
         self.signed = signed
         self.log2_scale = nn.Parameter(torch.zeros(()))
         self.register_buffer('zero_point', torch.zeros(()))
@@ -147,7 +151,7 @@ class WeightQuantizer:
         bits (int): How many bits the integers have.
     """
 
-    def __init__(self, layer: nn.Module, bits: int) -> None:
+    def __init__(self, layer: Layer, bits: int) -> None:
         self.layer = layer
         self.bits = bits
         self.axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
@@ -157,7 +161,7 @@ class WeightQuantizer:
 
     def before(self, layer: nn.Module, args: tuple) -> None:
         """Forward pre-hook."""
-        weight = layer._parameters['weight']
+        weight = cast(Tensor, layer._parameters['weight'])
         # An attribute of the object comes before its parameters.
         layer.__dict__['weight'] = self.run(weight)
 
@@ -229,6 +233,8 @@ class FakeQuantization(nn.Module):
         Efficient Integer-Arithmetic-Only Inference. CVPR 2018.
     """
 
+    calibrated: Tensor
+
     def __init__(
         self,
         model: BaseModel,
@@ -293,6 +299,9 @@ class FakeQuantization(nn.Module):
         """The model whose forward is quantized."""
         return self._model[0]
 
+    def _activations(self) -> Iterable[ActivationQuantizer]:
+        return cast(Iterable[ActivationQuantizer], self.activations.values())
+
     def _check_calibrated(self, module: nn.Module, args: tuple) -> None:
         if not self.calibrated and self._mode == 'quantize':
             raise ValueError(
@@ -304,7 +313,11 @@ class FakeQuantization(nn.Module):
     def _set_mode(self, mode: str) -> None:
         self._mode = mode
         run = 'keep' if mode == 'quantize' and not self.calibrated else mode
-        for quantizer in (*self.weights, *self.activations.values()):
+        quantizers: list[WeightQuantizer | ActivationQuantizer] = [
+            *self.weights,
+            *self._activations(),
+        ]
+        for quantizer in quantizers:
             function = getattr(quantizer, run)
             quantizer.run = function() if run == 'trace' else function
 
@@ -337,7 +350,7 @@ class FakeQuantization(nn.Module):
         """
         for layer, norm in self._folds:
             fold_norm(layer, norm)
-        for quantizer in self.activations.values():
+        for quantizer in self._activations():
             quantizer.low, quantizer.high = torch.inf, -torch.inf
         training = self.model.training
         self.model.eval()
@@ -352,11 +365,11 @@ class FakeQuantization(nn.Module):
                 'Expected images to calibrate with, but there are none. Some '
                 'tens of training images are enough.'
             )
-        for quantizer in self.activations.values():
+        for quantizer in self._activations():
             quantizer.set_range()
         self.calibrated.fill_(True)
         # GPUs may differ in the last digit, and nothing would mend it.
-        for quantizer in self.activations.values():
+        for quantizer in self._activations():
             for value in quantizer.state_dict().values():
                 broadcast(value)
         for layer, norm in self._folds:
@@ -387,7 +400,7 @@ class FakeQuantization(nn.Module):
 
 
 @torch.no_grad()
-def fold_norm(layer: nn.Module, norm: _BatchNorm) -> None:
+def fold_norm(layer: Layer, norm: _BatchNorm) -> None:
     """Move the scale of a batch norm into the convolution before it.
 
     The norm keeps the bias; together they compute what they did in eval mode.
@@ -396,15 +409,18 @@ def fold_norm(layer: nn.Module, norm: _BatchNorm) -> None:
         layer (nn.Module): A convolution, changed in place.
         norm (_BatchNorm): The norm, changed in place.
     """
-    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+    mean, variance = (
+        cast(Tensor, value) for value in (norm.running_mean, norm.running_var)
+    )
+    gain = norm.weight / (variance + norm.eps).sqrt()
     shape = [1] * layer.weight.dim()
     shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0] = -1
     layer.weight.mul_(gain.view(shape))
-    norm.bias.sub_(norm.running_mean * gain)
+    norm.bias.sub_(mean * gain)
     if layer.bias is not None:
         layer.bias.mul_(gain)
-    norm.running_mean.zero_()
-    norm.running_var.fill_(1 - norm.eps)
+    mean.zero_()
+    variance.fill_(1 - norm.eps)
     norm.weight.fill_(1)
 
 
@@ -426,10 +442,10 @@ class _Plan:
     """What is quantized of a model, by how it runs in inference.
 
     Attributes:
-        layers (list[nn.Module]): Those whose weights are.
+        layers (list[Layer]): Those whose weights are.
         sites (list[tuple[str, str]]): The modules whose 'input' or 'output'
             is.
-        folds (list[tuple[nn.Module, _BatchNorm]]): Convolutions, each with
+        folds (list[tuple[Layer, _BatchNorm]]): Convolutions, each with
             the batch norm after it.
         left (list[str]): Layers with weights that stay in float, with their
             types.
@@ -445,7 +461,9 @@ class _Plan:
         for i, call in enumerate(self.calls):
             if isinstance(call.module, LAYERS) and call.name not in excluded:
                 by_layer.setdefault(call.name, []).append(i)
-        self.layers = [self.calls[i[0]].module for i in by_layer.values()]
+        self.layers = [
+            cast(Layer, self.calls[i[0]].module) for i in by_layer.values()
+        ]
         if not self.layers:
             raise ValueError(
                 'Expected convolutions or linear layers to quantize, but '
@@ -453,13 +471,16 @@ class _Plan:
             )
         norms = self._norms()
         self.folds = [
-            (layer.module, norm.module) for layer, norm in norms.values()
+            (cast(Layer, layer.module), cast(_BatchNorm, norm.module))
+            for layer, norm in norms.values()
         ]
         found: dict[tuple[str, str], None] = {}
         for name, positions in by_layer.items():
             sites = [self._source(i) for i in positions]
-            for site in sites if None not in sites else [(name, 'input')]:
-                found[site] = None
+            known = [site for site in sites if site is not None]
+            if len(known) < len(sites):
+                known = [(name, 'input')]
+            found.update(dict.fromkeys(known))
         read = {
             call.taken
             for call in self.calls
