@@ -529,6 +529,8 @@ def test_without_teacher_or_gap_there_is_no_share(toy):
     assert gap_closed(41.0, 40.0, 40.0) is None
     assert gap_closed(41.0, 40.0, None) is None
     assert gap_closed(None, 40.0, 44.0) is None
+    assert gap_closed(41.0, 40.0, 44.0, noise=4.0) is None
+    assert gap_closed(41.0, 40.0, 44.0, noise=3.9) == 0.25
     lines = to_markdown(
         table_of(
             toy,

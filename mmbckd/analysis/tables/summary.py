@@ -17,18 +17,24 @@ DASH = '—'
 
 
 def gap_closed(
-    row: float | None, student: float | None, teacher: float | None
+    row: float | None,
+    student: float | None,
+    teacher: float | None,
+    noise: float = 0.0,
 ) -> float | None:
     """Share of the gap between student and teacher that a row closes.
 
     It is (row - student) / (teacher - student), whether more or less of the
-    metric is better; None if a side is missing or there is no gap.
+    metric is better; None if a side is missing, or if the gap is no larger
+    than ``noise``, the standard deviation of the student over its seeds.
 
     Example:
         >>> gap_closed(41., 40., 44.), gap_closed(5., 6., 4.)
         (0.25, 0.5)
     """
-    if row is None or student is None or teacher is None or teacher == student:
+    if row is None or student is None or teacher is None:
+        return None
+    if abs(teacher - student) <= noise:
         return None
     return (row - student) / (teacher - student)
 
@@ -123,9 +129,11 @@ def _pair(
             **(_time(list(found.values())) if table.time else {}),
         )
 
-    def mean(row: Row | None, metric: str) -> float | None:
+    def over_seeds(
+        row: Row | None, metric: str, key: str = 'mean'
+    ) -> float | None:
         cells = {} if row is None else summaries[row]['metrics']
-        return cells.get(metric, {}).get('mean')
+        return cells.get(metric, {}).get(key)
 
     rivals = [r for r in pair.distilled if r.title in table.rivals]
     for row, summary in summaries.items():
@@ -133,12 +141,15 @@ def _pair(
         summary.update(costs.get(row.name, costs.get(runs_like.name, {})))
         if row in pair.distilled:
             for metric, cell in summary['metrics'].items():
-                student = mean(pair.student, metric)
+                student = over_seeds(pair.student, metric)
                 cell['gain'] = None
                 if student is not None:
                     cell['gain'] = cell['mean'] - student
                 cell['gap_closed'] = gap_closed(
-                    cell['mean'], student, mean(pair.teacher, metric)
+                    cell['mean'],
+                    student,
+                    over_seeds(pair.teacher, metric),
+                    over_seeds(pair.student, metric, 'std') or 0.0,
                 )
             summary['paired'] = {
                 rival.title: _paired(runs[row], runs[rival])
@@ -231,7 +242,8 @@ def to_markdown(summary: dict) -> list[str]:
         lines += [
             '',
             'Difference to the student alone, and in brackets the share '
-            'of the way from it to the teacher:',
+            'of the way from it to the teacher, unless that is within the '
+            "student's standard deviation:",
             '',
             *markdown_table(['', *heads], gains),
         ]
