@@ -1,38 +1,37 @@
-# PKD on the FPN's levels; it compares channels, and the student's 32 are led to
-# the teacher's 64.
+# PKD on the levels of the FPN; it compares channels, and the student's 32 are
+# led to the teacher's 64.
 _base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-500_camvid-180x240.py'
 
-levels = [f'loss_pkd_fpn{i}' for i in range(4)]
-fpn = dict(type='ModuleOutputs', source='neck')
 model = dict(
     distiller=dict(
         _delete_=True,
         type='ConfigurableDistiller',
-        student_recorders=dict(fpn=fpn),
-        teacher_recorders=dict(fpn=fpn),
+        student_recorders=dict(fpn=dict(type='ModuleOutputs', source='neck')),
+        teacher_recorders=dict(fpn=dict(type='ModuleOutputs', source='neck')),
         connectors={
-            level: dict(
+            f'loss_pkd_fpn{i}': dict(
                 type='ConvModuleConnector',
                 in_channel=32,
                 out_channel=64,
                 act_cfg=None,
             )
-            for level in levels
+            for i in range(4)
         },
         distill_losses={
-            level: dict(type='PKDLoss', loss_weight=1.0) for level in levels
+            f'loss_pkd_fpn{i}': dict(type='PKDLoss', loss_weight=1.0)
+            for i in range(4)
         },
         loss_forward_mappings={
-            level: dict(
+            f'loss_pkd_fpn{i}': dict(
                 preds_S=dict(
                     from_student=True,
                     recorder='fpn',
                     data_idx=i,
-                    connector=level,
+                    connector=f'loss_pkd_fpn{i}',
                 ),
                 preds_T=dict(from_student=False, recorder='fpn', data_idx=i),
             )
-            for i, level in enumerate(levels)
+            for i in range(4)
         },
     )
 )
