@@ -1,25 +1,13 @@
-# 120 more iterations of the trained student. What a loss gives shows here with
-# less noise than from the start: every run begins at the same student.
-_base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-500_camvid-180x240.py'
+_base_ = [
+    './fpn_efficientnet-lite0_1xb8-120_camvid-180x240.py',
+    '../../_base_/distillers/segmentors.py',
+]
 
 model = dict(
-    architecture=dict(
-        backbone=dict(init_cfg=None),
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='{{fileDirname}}/fpn_efficientnet-lite0_1xb8-500_camvid-180x240.pth',
-        ),
-    )
+    _delete_=True,
+    type='mmrazor.FrozenTeacherDistill',
+    architecture={{_base_.model}},
+    teacher='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.py',
+    teacher_ckpt='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.pth',
+    distiller={{_base_.bckd}},
 )
-optim_wrapper = dict(optimizer=dict(lr=2e-4))
-param_scheduler = [
-    dict(
-        type='PolyLR',
-        eta_min=1e-6,
-        power=0.9,
-        begin=0,
-        end=120,
-        by_epoch=False,
-    ),
-]
-train_cfg = dict(max_iters=120, val_interval=120)
