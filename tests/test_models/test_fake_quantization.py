@@ -315,19 +315,15 @@ def test_training_resumes_and_leaves_a_plain_student(distill, tmp_path):
     # The plain student computes what the float part computes.
     checkpoint = str(tmp_path / 'work_dir/iter_4.pth')
     student = build_student(config).eval()
-    load_student(student, checkpoint.replace('4', '4_student'))
+    plain = str(tmp_path / 'work_dir/iter_4_student.pth')
+    load_student(student, plain)
     image = images(1, 32)[0]
     model = runner.model.architecture.eval()
     with quantization.mode('keep'):
         torch.testing.assert_close(
             logits(student, image), logits(model, image)
         )
-    assert (
-        build_quantization(
-            config, checkpoint.replace('4', '4_student'), student
-        )
-        is None
-    )
+    assert build_quantization(config, plain, student) is None
     # And the whole checkpoint what was trained.
     again = build_student(config).eval()
     load_student(again, checkpoint)
