@@ -368,7 +368,7 @@ class FakeQuantization(nn.Module):
         for quantizer in self._activations():
             quantizer.set_range()
         self.calibrated.fill_(True)
-        # GPUs may differ in the last digit, and nothing would mend it.
+        # GPUs may differ in the last digit, and would never agree again.
         for quantizer in self._activations():
             for value in quantizer.state_dict().values():
                 broadcast(value)
