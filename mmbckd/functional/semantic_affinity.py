@@ -111,14 +111,12 @@ def semantic_affinity_loss(
         class_mass = p_t.sum(dim=(2, 3), keepdim=True)
         tiny = torch.finfo(p_t.dtype).tiny
         w = (p_t.square() / class_mass.clamp(min=tiny)).sum(dim=1)
-        unit_t = p_t / torch.linalg.vector_norm(p_t, dim=1, keepdim=True)
-        p_s = torch.softmax(student / tau, dim=1)
-        unit_s = p_s / torch.linalg.vector_norm(p_s, dim=1, keepdim=True)
+        unit_t = _unit(p_t)
+        unit_s = _unit(torch.softmax(student / tau, dim=1))
 
         weights = []
         for i, j in pairs:
-            # Rounding may take a cosine beyond 1.
-            affinity = (unit_t[i] * unit_t[j]).sum(dim=1).clamp(max=1)
+            affinity = _cosine(unit_t[i], unit_t[j])
             w_ij = w[i] + w[j]
             weights.append((w_ij * affinity, w_ij * (1 - affinity)))
         totals = totals_over_group(
@@ -129,11 +127,21 @@ def semantic_affinity_loss(
         )
         loss = student.new_zeros(())
         for (i, j), (same, different) in zip(pairs, weights):
-            affinity = (unit_s[i] * unit_s[j]).sum(dim=1).clamp(max=1)
+            affinity = _cosine(unit_s[i], unit_s[j])
             affinity = _EPSILON + (1 - 2 * _EPSILON) * affinity
             loss = loss - (same * affinity.log()).sum() / totals[0]
             loss = loss - (different * (1 - affinity).log()).sum() / totals[1]
         return loss
+
+
+def _unit(p: Tensor) -> Tensor:
+    """p / |p| over the channels, (N, K, H, W)."""
+    return p / torch.linalg.vector_norm(p, dim=1, keepdim=True)
+
+
+def _cosine(unit_i: Tensor, unit_j: Tensor) -> Tensor:
+    """Of unit vectors; rounding may take it beyond 1."""
+    return (unit_i * unit_j).sum(dim=1).clamp(max=1)
 
 
 def _ends(

@@ -269,6 +269,11 @@ def _component(cls: type, cfg: dict) -> dict:
     return dict(type=f'mmrazor.{cls.__name__}', **given)
 
 
+def _loss_class(loss: str | type) -> type | None:
+    """The loss of a short form's ``type``; None if no such is registered."""
+    return MODELS.get(loss) if isinstance(loss, str) else loss
+
+
 def _check_keys(term: str, cfg: dict, options: list[str]) -> None:
     """Refuse a short form that has a key too many or too few."""
     for side in ('student', 'teacher'):
@@ -351,13 +356,13 @@ def _long_form(
 
 def _expand_boundary(cfg: dict) -> dict:
     cfg = dict(cfg)
-    name = str(cfg.pop('type', 'BoundaryAffinityLoss'))
-    if name.rpartition('.')[2] == 'SemanticAffinityLoss':
+    name = cfg.pop('type', 'BoundaryAffinityLoss')
+    loss = _loss_class(name)
+    if loss is SemanticAffinityLoss:
         cfg = dict(dict(student=CLASSIFIER, teacher=CLASSIFIER), **cfg)
-        _check_keys('boundary', cfg, _arguments(SemanticAffinityLoss))
-        loss = _component(SemanticAffinityLoss, cfg)
-        return _long_form('boundary', cfg, 'loss_bd', loss)
-    if name.rpartition('.')[2] != 'BoundaryAffinityLoss':
+        _check_keys('boundary', cfg, _arguments(loss))
+        return _long_form('boundary', cfg, 'loss_bd', _component(loss, cfg))
+    if loss is not BoundaryAffinityLoss:
         raise ValueError(
             "Expected `type` of `boundary` to be 'BoundaryAffinityLoss' or "
             f"'SemanticAffinityLoss', but got {name!r}. List any other loss "
@@ -411,9 +416,7 @@ def _expand_logits(cfg: dict) -> dict:
         ),
         **cfg,
     )
-    loss = cfg['type']
-    if isinstance(loss, str):
-        loss = MODELS.get(loss)
+    loss = _loss_class(cfg['type'])
     if loss is None:
         raise ValueError(
             'Expected `type` of `logits` to be a loss that MMRazor has '
