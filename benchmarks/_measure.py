@@ -91,9 +91,9 @@ def peak_memory(
 ) -> int:
     """Bytes that a run needs at its peak, beside what ``build`` allocates.
 
-    A process of its own runs it, so that no memory that another run gave back
-    is taken again unseen. On a CPU these are resident pages, hence all
-    temporary buffers of all libraries; on a GPU PyTorch's allocations.
+    On a GPU these are PyTorch's allocations. On a CPU they are resident pages,
+    hence all temporary buffers of all libraries, and a process of its own runs
+    it, so that no memory that another run gave back is taken again unseen.
 
     Args:
         build (Callable): Returns the run, of a module that can be imported.
@@ -106,19 +106,13 @@ def peak_memory(
     Returns:
         int: Bytes.
     """
+    if torch.device(device).type == 'cuda':
+        return _gpu_peak(build, args, device, calls)
     context = multiprocessing.get_context('spawn')
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=_send_peak_memory,
-        args=(
-            sender,
-            torch.get_num_threads(),
-            build,
-            args,
-            small,
-            device,
-            calls,
-        ),
+        args=(sender, torch.get_num_threads(), build, args, small, calls),
     )
     process.start()
     sender.close()
@@ -133,34 +127,35 @@ def peak_memory(
         process.join()
 
 
+def _gpu_peak(
+    build: Callable[..., Run], args: tuple, device: str, calls: int
+) -> int:
+    run = build(*args)
+    run()
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    for _ in range(calls):
+        run()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
 def _send_peak_memory(
     sender,
     num_threads: int,
     build: Callable[..., Run],
     args: tuple,
     small: tuple,
-    device: str,
     calls: int,
 ) -> None:
     torch.set_num_threads(num_threads)
     build(*small)()
     run = build(*args)
     gc.collect()
-    on_gpu = torch.device(device).type == 'cuda'
-    before = _reset_gpu_peak(device) if on_gpu else _reset_resident_peak()
+    before = _reset_resident_peak()
     for _ in range(calls):
         run()
-    peak = (
-        torch.cuda.max_memory_allocated(device)
-        if on_gpu
-        else resident_memory('VmHWM')
-    )
-    sender.send(peak - before)
-
-
-def _reset_gpu_peak(device: str) -> int:
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)
+    sender.send(resident_memory('VmHWM') - before)
 
 
 def _reset_resident_peak() -> int:

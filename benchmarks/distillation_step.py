@@ -28,8 +28,13 @@ import mmbckd  # noqa: F401
 PSPNET = 'mmseg::pspnet/pspnet_{}-d8_4xb2-80k_cityscapes-512x1024.py'
 FEATURE = dict(type='ModuleInputs', source='decode_head.conv_seg')
 LOGITS = dict(type='ModuleOutputs', source='decode_head.conv_seg')
-BOUNDARY = dict(student='backbone', teacher='decode_head.conv_seg')
-CONTEXT = dict(student=FEATURE, teacher=FEATURE)
+# The terms of configs/_base_/distillers/segmentors.py.
+BOUNDARY = dict(type='SemanticAffinityLoss', loss_weight=0.2)
+CONTEXT = dict(student=LOGITS, teacher=LOGITS, tau=0.1, loss_weight=0.6)
+ON_FEATURES = dict(
+    boundary=dict(student='backbone', teacher='decode_head.conv_seg'),
+    context=dict(student=FEATURE, teacher=FEATURE),
+)
 CWD = dict(
     student_recorders=dict(logits=LOGITS),
     teacher_recorders=dict(logits=LOGITS),
@@ -66,6 +71,9 @@ STEPS = {
     'context only': dict(
         type='FrozenTeacherDistill', distiller='BCKDDistiller', context=CONTEXT
     ),
+    'BCKD on features': dict(
+        type='FrozenTeacherDistill', distiller='BCKDDistiller', **ON_FEATURES
+    ),
     'BCKD + CWD': dict(
         type='FrozenTeacherDistill',
         distiller='BCKDDistiller',
@@ -76,10 +84,11 @@ STEPS = {
 }
 
 
-def pspnet(depth: str) -> dict:
+def pspnet(depth: str, classes: int) -> dict:
     """Upstream's model, with random weights, for one process."""
     cfg = copy.deepcopy(get_config(PSPNET.format(depth)).model)
     cfg.pretrained = None
+    cfg.decode_head.num_classes = cfg.auxiliary_head.num_classes = classes
     for part in (cfg.backbone, cfg.decode_head, cfg.auxiliary_head):
         part.norm_cfg = dict(type='BN', requires_grad=True)
     cfg.data_preprocessor = dict(type='SegDataPreProcessor')
@@ -92,6 +101,7 @@ def build(
     height: int,
     width: int,
     batch: int,
+    classes: int,
     device: str,
     dtype: str,
 ) -> Run:
@@ -105,8 +115,8 @@ def build(
     model = MODELS.build(
         dict(
             **algorithm,
-            architecture=pspnet('r18'),
-            teacher=pspnet(teacher),
+            architecture=pspnet('r18', classes),
+            teacher=pspnet(teacher, classes),
             distiller=dict(
                 type=step.pop('distiller'), _scope_='mmrazor', **step
             ),
@@ -121,7 +131,7 @@ def build(
     samples = [
         SegDataSample(
             gt_sem_seg=PixelData(
-                data=torch.randint(19, (1, height, width), device=device)
+                data=torch.randint(classes, (1, height, width), device=device)
             ),
             metainfo=shape,
         )
@@ -147,12 +157,13 @@ def build(
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument('--dtype', default='float32')
+    parser.add_argument('--classes', type=int, default=19)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     on_gpu = torch.device(args.device).type == 'cuda'
     case = ('r101', 512, 1024, 2) if on_gpu else ('r50', 256, 512, 2)
-    case += (args.device, args.dtype)
+    case += (args.classes, args.device, args.dtype)
     machine = environment(args.device)
     rows = seconds(
         {name: build(name, *case) for name in STEPS}, args.repeats, args.device
@@ -162,7 +173,7 @@ def main() -> None:
             build,
             name,
             *case,
-            small=(name, 'r18', 64, 64, 2, args.device, args.dtype),
+            small=(name, 'r18', 64, 64, 2, *case[4:]),
             device=args.device,
         )
         print(
@@ -185,6 +196,7 @@ def main() -> None:
             student='r18',
             size=case[1:3],
             batch=case[3],
+            classes=args.classes,
             dtype=args.dtype,
             repeats=args.repeats,
             rows=rows,

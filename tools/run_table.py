@@ -42,8 +42,15 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--gpus',
-        help='GPUs to use, one run on each, such as 0,1,2; with --launcher '
-        'pytorch the number of processes of every run (default: 0)',
+        help='GPUs to use, such as 0,1,2; with --launcher pytorch the number '
+        'of processes of every run (default: 0)',
+    )
+    parser.add_argument(
+        '--gpu-runs',
+        type=int,
+        default=1,
+        help='runs at a time on each GPU, more than one for small models '
+        '(default: 1)',
     )
     parser.add_argument(
         '--cpu',
@@ -117,7 +124,11 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
             'Expected --gpus as different numbers with commas, '
             f'such as 0,1,2, but got {args.gpus}.'
         )
-    return [Device(gpu, gpus=1) for gpu in gpus]
+    if args.gpu_runs < 1:
+        raise ValueError(
+            f'Expected --gpu-runs of at least 1, but got {args.gpu_runs}.'
+        )
+    return [Device(gpu, gpus=1) for gpu in gpus] * args.gpu_runs
 
 
 def print_plan(jobs: list[Job], done: int, devices: list[Device]) -> None:

@@ -792,6 +792,12 @@ def test_options_give_every_run_its_place(tool, monkeypatch):
         Device('0', gpus=1),
         Device('2', gpus=1),
     ]
+    assert places('--gpus', '0,2', '--gpu-runs', '2') == [
+        Device('0', gpus=1),
+        Device('2', gpus=1),
+        Device('0', gpus=1),
+        Device('2', gpus=1),
+    ]
     assert places('--launcher', 'pytorch', '--gpus', '4') == [
         Device(None, 'pytorch', 4)
     ]
@@ -800,6 +806,7 @@ def test_options_give_every_run_its_place(tool, monkeypatch):
     for options in (
         ('--gpus', '0,0'),
         ('--gpus', 'all'),
+        ('--gpu-runs', '0'),
         ('--cpu', '--gpus', '1'),
         ('--cpu', '--cpu-runs', '0'),
         ('--launcher', 'pytorch', '--gpus', '0,1'),

@@ -131,18 +131,24 @@ def results(request, tmp_path_factory):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return torch.load(path)
+    return request.param, torch.load(path)
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_kernels_equal_matrices_in_float64(results, case):
-    loss, value, grad = results[case]
+    device, computed = results
+    loss, value, grad = computed[case]
     expected, expected_grad = brute_force(case)
-    # The gradient comes back in the student's precision.
-    rtol = 5e-3 if grad.dtype == torch.bfloat16 else 1e-4
+    # The gradient comes back in the student's precision. Of such features a
+    # GPU multiplies TF32, with 11 significant bits of the normalized ones.
+    low = grad.dtype == torch.bfloat16
+    loss_rtol = 2e-3 if low and device == 'cuda' else 2e-5
+    rtol = 5e-3 if low else 1e-4
     assert loss.dtype == torch.float32
     assert torch.equal(value, loss)
-    torch.testing.assert_close(loss.double(), expected, rtol=2e-5, atol=1e-6)
+    torch.testing.assert_close(
+        loss.double(), expected, rtol=loss_rtol, atol=1e-6
+    )
     error = (grad.double() - expected_grad).norm()
     assert error <= rtol * expected_grad.norm() + 1e-6
 
