@@ -1,6 +1,3 @@
-_base_ = [
-    './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-500_camvid-180x240.py',
-    '../../_base_/distillers/pkd_fpn.py',
-]
+_base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-500_camvid-180x240.py'
 
-model = dict(distiller=dict(_base_.pkd, _delete_=True))
+model = dict(distiller=dict(_base_.pkd_fpn, _delete_=True))
