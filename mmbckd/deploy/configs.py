@@ -157,7 +157,7 @@ def onnx_config(
         interface (Interface): What else it takes, and gives.
 
     Returns:
-        Config: The same with an ``ONNXRuntimeSegmentor`` as model, and with
+        Config: The same with an ``ONNXSegmentor`` as model, and with
         images of that size. Training is left out.
     """
     written = Config(copy.deepcopy(config._cfg_dict))
@@ -174,7 +174,7 @@ def onnx_config(
         )
     test_cfg = copy.deepcopy(model.test_cfg)
     written.model = dict(
-        type='ONNXRuntimeSegmentor',
+        type='ONNXSegmentor',
         data_preprocessor=preprocessor,
         test_cfg=test_cfg,
     )

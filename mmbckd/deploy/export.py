@@ -20,6 +20,7 @@ from mmseg.models import EncoderDecoder
 from numpy import ndarray
 from torch import Tensor, nn
 
+from .backends import INPUT, open_onnx
 from .optional import require
 
 KINDS = ('normalized', 'float32', 'uint8')
@@ -27,7 +28,6 @@ CHANNEL_ORDERS = ('bgr', 'rgb')
 OUTPUTS = ('logits', 'labels')
 # What mmdet's predict_by_feat calls them.
 DETECTOR_OUTPUTS = ('cls_score', 'bbox_pred', 'score_factor')
-INPUT = 'image'
 # Values differ by float32's rounding only: the networks that were exported
 # differ by less than 1e-5 of the largest value.
 MAX_DIFFERENCE = 1e-3
@@ -480,39 +480,6 @@ def normalize(model: nn.Module, planes: Tensor) -> Tensor:
     return model.data_preprocessor(data, False)['inputs']
 
 
-def open_session(file: str | Path | bytes):
-    """Open an ONNX file in ONNX Runtime, with as many threads as PyTorch.
-
-    Args:
-        file (str | Path | bytes): The file, or what is in it.
-
-    Returns:
-        onnxruntime.InferenceSession: The session, on the CPU.
-
-    Raises:
-        ImportError: If ONNX Runtime is not installed.
-        ValueError: If it is no ONNX file.
-    """
-    (onnxruntime,) = require('onnxruntime')
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(
-            file if isinstance(file, bytes) else str(file),
-            options,
-            providers=['CPUExecutionProvider'],
-        )
-    # ONNX Runtime's exceptions have no common base class of their own.
-    except Exception as error:
-        name = 'this' if isinstance(file, bytes) else file
-        raise ValueError(
-            f'Expected an ONNX file, but ONNX Runtime cannot open {name} '
-            f'({str(error).strip()}). Export it again.'
-        ) from None
-
-
 @torch.no_grad()
 def compare_onnx(
     file: str | Path,
@@ -541,7 +508,7 @@ def compare_onnx(
             values that are not finite.
     """
     interface = interface or Interface()
-    session = open_session(file)
+    run = open_onnx(file)
     count, equal, pixels, difference, largest = 0, 0, 0, 0.0, 0.0
     for given, normalized in file_images(model, images, interface):
         count += 1
@@ -552,9 +519,7 @@ def compare_onnx(
                 'infinity on an image. Its checkpoint is of no use: take an '
                 'earlier one.'
             )
-        found = [
-            torch.from_numpy(x) for x in session.run(None, {INPUT: given})
-        ]
+        found = [torch.from_numpy(x) for x in run(given)]
         if isinstance(model, EncoderDecoder):
             labels = label_maps(model, truth[0])
             got = found[0]

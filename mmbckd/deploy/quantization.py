@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from .export import INPUT, open_session
+from .backends import INPUT, open_session
 from .optional import require
 
 METHODS = ('minmax', 'entropy', 'percentile')

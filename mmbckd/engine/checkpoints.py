@@ -15,6 +15,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlparse
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -24,8 +25,11 @@ from mmengine.runner import CheckpointLoader, checkpoint
 from mmengine.utils import mkdir_or_exist
 
 FOLDER = 'MMBCKD_CHECKPOINTS'
-# A model that is not made for it says in its log that it does not know this.
-ONNX_KEY = 'ONNXRuntimeSegmentor.file'
+ONNX_KEY = 'ONNXSegmentor.file'
+# The models of this process whose checkpoint is an ONNX file. mmengine reads
+# a checkpoint before it looks at the model, and would only log that an
+# ordinary one does not know what it finds.
+ONNX_MODELS: WeakSet = WeakSet()
 
 _load_from_local = checkpoint.load_from_local
 _load_from_http = checkpoint.load_from_http
@@ -41,12 +45,13 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
 
     Returns:
         dict: The checkpoint. That of ``NAME.onnx`` is for an
-        ``ONNXRuntimeSegmentor`` and has the file's bytes as only tensor.
+        ``ONNXSegmentor`` and has the file's bytes as only tensor.
 
     Raises:
         FileNotFoundError: If there is no such file.
         UnpicklingError: If it holds anything but tensors and plain types.
-        ValueError: If it is cut off, or no checkpoint at all.
+        ValueError: If it is cut off, or no checkpoint at all, or an ONNX
+            file and no ``ONNXSegmentor`` was built.
     """
     path = osp.expanduser(filename)
     if not osp.isfile(path):
@@ -56,6 +61,13 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
             '`teacher_ckpt`, `init_cfg` or the file last_checkpoint.'
         )
     if path.endswith('.onnx'):
+        if not ONNX_MODELS:
+            raise ValueError(
+                f'Expected the checkpoint of a PyTorch model, but {filename} '
+                'is an ONNX file, which only an ONNXSegmentor can load. Take '
+                'the config that export_student wrote beside it, '
+                f'{osp.splitext(filename)[0]}.py.'
+            )
         content = torch.from_numpy(np.fromfile(path, np.uint8))
         return {'state_dict': {ONNX_KEY: content}}
     try:

@@ -3,20 +3,23 @@
 import copy
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import load_checkpoint
 
 from mmbckd.analysis.predictions import build_student
 from mmbckd.analysis.runs import read_run
 from mmbckd.deploy import Interface, export_onnx
-from mmbckd.models import ONNXRuntimeSegmentor
+from mmbckd.engine import checkpoints
+from mmbckd.models import ONNXSegmentor
 from tests import runs
 from tests.segmentors import cnn_segmentor
 from tests.test_deploy.test_export import build, pictures
@@ -67,6 +70,21 @@ def export(*options):
     return exit_.value.code
 
 
+def mim_test(stem, folder):
+    """mim test by its command line, which starts a process of its own."""
+    done = subprocess.run(
+        [
+            *(sys.executable, '-m', 'mim', 'test', 'mmsegmentation'),
+            *(f'{stem}.py', '--checkpoint', f'{stem}.onnx'),
+            *('--work-dir', 'work_dir'),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
 def test_files_are_compared_tested_and_described(training, capsys):
     assert not export(
         *('--out', 'out', '--int8', '--reduce-range', '--test'),
@@ -88,16 +106,20 @@ def test_files_are_compared_tested_and_described(training, capsys):
     plain, exported, int8 = found['rows']
     assert exported['metrics'] == plain['metrics']
     assert int8['megabytes'] < 0.6 * exported['megabytes']
-    # The same by the config that was written.
+    # The same by the config that was written, from any folder.
     cfg = Config.fromfile(training / 'out' / 'run.py')
     assert not hasattr(cfg, 'train_dataloader')
-    cfg.work_dir = str(training / 'test')
-    cfg.load_from = str(training / 'out' / 'run.onnx')
-    assert Runner.from_cfg(cfg).test() == pytest.approx(plain['metrics'])
+    (training / 'elsewhere').mkdir()
+    mim_test(training / 'out' / 'run', training / 'elsewhere')
+    (log,) = (training / 'elsewhere').glob('work_dir/*/*.json')
+    tested = json.loads(log.read_text())
+    assert {key: tested[key] for key in plain['metrics']} == pytest.approx(
+        plain['metrics']
+    )
     # The report takes the file like any other run.
     run = read_run('out/run_int8.py', 'INT8')
     assert run.log.metrics == int8['metrics']
-    assert isinstance(build_student(run, 'cpu'), ONNXRuntimeSegmentor)
+    assert isinstance(build_student(run, 'cpu'), ONNXSegmentor)
     assert 'ONNX, INT8' in '\n'.join(export_student.table(found))
 
 
@@ -139,9 +161,7 @@ def test_what_is_wrong_is_said_in_a_line(change, options, match, training):
 
 
 def onnx_segmentor(file, **kwargs):
-    model = MODELS.build(
-        dict(type='ONNXRuntimeSegmentor', _scope_='mmseg', **kwargs)
-    )
+    model = MODELS.build(dict(type='ONNXSegmentor', _scope_='mmseg', **kwargs))
     load_checkpoint(model, str(file))
     return model.eval()
 
@@ -165,11 +185,29 @@ def test_windows_slide_over_an_image_as_in_pytorch(tmp_path):
         test_cfg=test_cfg,
         data_preprocessor=config['data_preprocessor'],
     )
-    assert isinstance(exported, ONNXRuntimeSegmentor)
+    assert isinstance(exported, ONNXSegmentor)
     found, truth = (
         step(x, image).seg_logits.data.numpy() for x in (exported, model)
     )
     np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
+def test_every_backend_gives_the_logits_of_pytorch(backend, tmp_path):
+    config = cnn_segmentor()
+    model = build(config)
+    export_onnx(model, tmp_path / 'a.onnx', (32, 64))
+    exported = onnx_segmentor(
+        tmp_path / 'a.onnx',
+        backend=backend,
+        data_preprocessor=config['data_preprocessor'],
+    )
+    images = torch.randn(2, 3, 32, 64)
+    meta = dict(img_shape=(32, 64), ori_shape=(32, 64), pad_shape=(32, 64))
+    with torch.no_grad():
+        truth = model.encode_decode(images, [meta] * 2)
+    found = exported.encode_decode(images, [meta] * 2)
+    torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
 
 
 def test_labels_of_a_file_are_the_prediction(tmp_path):
@@ -201,13 +239,30 @@ def test_mistakes_are_explained(tmp_path):
     (tmp_path / 'cut.onnx').write_bytes(b'x')
     right = config['data_preprocessor']
     wrong = dict(type='SegDataPreProcessor', mean=[1.0] * 3, std=[9.0] * 3)
-    for name, preprocessor, match in (
-        ('a.onnx', wrong, r'gives what the ONNX file takes.*std=\[2.0'),
-        ('a.pth', right, 'but got the weights of a PyTorch model'),
-        ('cut.onnx', right, 'ONNX Runtime cannot open'),
+    for name, preprocessor, backend, match in (
+        (
+            *('a.onnx', wrong, 'onnxruntime'),
+            r'gives what the ONNX file takes.*std=\[2.0',
+        ),
+        ('a.pth', right, 'onnxruntime', 'but got the weights of a PyTorch'),
+        ('cut.onnx', right, 'onnxruntime', 'ONNX Runtime cannot open'),
+        ('cut.onnx', right, 'openvino', 'OpenVINO cannot open'),
+        ('a.onnx', right, 'tensorrt', "'openvino'.* but got 'tensorrt'"),
     ):
         with pytest.raises(ValueError, match=match):
-            onnx_segmentor(tmp_path / name, data_preprocessor=preprocessor)
+            onnx_segmentor(
+                tmp_path / name,
+                backend=backend,
+                data_preprocessor=preprocessor,
+            )
     exported = onnx_segmentor(tmp_path / 'a.onnx', data_preprocessor=right)
     with pytest.raises(ValueError, match='32x64.* but got 64x64.*--shape 64'):
         step(exported, pictures(64, 64)[0])
+
+
+def test_file_is_no_checkpoint_of_an_ordinary_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, 'ONNX_MODELS', WeakSet())
+    (tmp_path / 'a.onnx').touch()
+    model = MODELS.build(cnn_segmentor())
+    with pytest.raises(ValueError, match=r'only an ONNXSegmentor.*/a\.py'):
+        load_checkpoint(model, str(tmp_path / 'a.onnx'))

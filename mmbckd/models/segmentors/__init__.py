@@ -1,3 +1,3 @@
-from .onnxruntime_segmentor import ONNXRuntimeSegmentor
+from .onnx_segmentor import ONNXSegmentor
 
-__all__ = ['ONNXRuntimeSegmentor']
+__all__ = ['ONNXSegmentor']

@@ -1,20 +1,21 @@
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmseg.models import BaseSegmentor, EncoderDecoder
 from mmseg.registry import MODELS
+from numpy import ndarray
 from torch import Tensor
 
-from ...engine.checkpoints import ONNX_KEY
+from ...engine.checkpoints import ONNX_KEY, ONNX_MODELS
 
 
 @MODELS.register_module()
-class ONNXRuntimeSegmentor(EncoderDecoder):
-    """An exported segmentor, run by ONNX Runtime on the CPU.
+class ONNXSegmentor(EncoderDecoder):
+    """An exported segmentor, run by ONNX Runtime or OpenVINO on the CPU.
 
     It stands in a config in place of the network, so that ``mim test`` gives
     the metrics of the very file that ships. Its checkpoint is the ONNX file:
@@ -26,6 +27,8 @@ class ONNXRuntimeSegmentor(EncoderDecoder):
     ``mim run mmbckd export_student`` writes such a config beside the file.
 
     Args:
+        backend (str): What runs the file, 'onnxruntime' or 'openvino'.
+            Defaults to 'onnxruntime'.
         data_preprocessor (dict, optional): It must give what the file takes:
             without ``mean`` and ``std`` if the file normalizes its images
             itself. Defaults to None.
@@ -35,15 +38,16 @@ class ONNXRuntimeSegmentor(EncoderDecoder):
         init_cfg (dict, optional): See ``BaseModule``. Defaults to None.
 
     Raises:
-        ImportError: When an ONNX file is loaded, if ONNX Runtime is not
+        ImportError: When an ONNX file is loaded, if the backend is not
             installed.
-        ValueError: When one is loaded, if it does not take what the
-            ``data_preprocessor`` gives; when an image is predicted, if it is
-            not of the file's size.
+        ValueError: When one is loaded, if the backend is unknown, or the
+            file does not take what the ``data_preprocessor`` gives; when an
+            image is predicted, if it is not of the file's size.
     """
 
     def __init__(
         self,
+        backend: str = 'onnxruntime',
         data_preprocessor: dict | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
@@ -52,25 +56,29 @@ class ONNXRuntimeSegmentor(EncoderDecoder):
         BaseSegmentor.__init__(self, data_preprocessor, init_cfg)
         self.train_cfg = None
         self.test_cfg = ConfigDict(test_cfg or dict(mode='whole'))
-        # onnxruntime, which is optional, has the type.
-        self.session: Any = None
+        self.backend = backend
+        self.run: Callable[[ndarray], list[ndarray]] | None = None
+        ONNX_MODELS.add(self)
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args, **kwargs
     ) -> None:
         """Open the ONNX file that a checkpoint is."""
-        from ...deploy.export import open_session
+        from ...deploy.backends import open_onnx
+        from ...deploy.optional import require
 
         if prefix + ONNX_KEY not in state_dict:
             raise ValueError(
                 'Expected an ONNX file as the checkpoint of an '
-                'ONNXRuntimeSegmentor, but got the weights of a PyTorch '
+                'ONNXSegmentor, but got the weights of a PyTorch '
                 'model. Export it first: mim run mmbckd export_student '
                 'CONFIG CHECKPOINT'
             )
         content = state_dict[prefix + ONNX_KEY].cpu().numpy().tobytes()
-        self.session = open_session(content)
-        found = self.session.get_modelmeta().custom_metadata_map
+        self.run = open_onnx(content, self.backend)
+        (onnx,) = require('onnx')
+        proto = onnx.load_from_string(content)
+        found = {entry.key: entry.value for entry in proto.metadata_props}
         try:
             self.file_input, output = (
                 json.loads(found[key]) for key in ('input', 'output')
@@ -86,12 +94,16 @@ class ONNXRuntimeSegmentor(EncoderDecoder):
                 '`output` described in its metadata, but this one has '
                 f'{sorted(found)}. Export it again.'
             ) from None
-        (image,) = self.session.get_inputs()
-        (result,) = self.session.get_outputs()
-        self.batch, _, *self.size = image.shape
-        self.dtype = torch.uint8 if 'uint8' in image.type else torch.float32
+        image, result = (
+            value[0].type.tensor_type.shape.dim
+            for value in (proto.graph.input, proto.graph.output)
+        )
+        self.takes_batches = bool(image[0].dim_param)
+        self.size = [side.dim_value for side in image[2:]]
+        is_uint8 = self.file_input['kind'] == 'uint8'
+        self.dtype = torch.uint8 if is_uint8 else torch.float32
         self.out_channels = (
-            self.num_classes if self.gives_labels else result.shape[1]
+            self.num_classes if self.gives_labels else result[1].dim_value
         )
         self._check_preprocessor()
 
@@ -131,7 +143,7 @@ class ONNXRuntimeSegmentor(EncoderDecoder):
             RuntimeError: If no ONNX file was loaded.
             ValueError: If the images are not of the file's size.
         """
-        if self.session is None:
+        if self.run is None:
             raise RuntimeError(
                 'Expected an ONNX file to run, but none was loaded. Name it '
                 'as the checkpoint: --checkpoint STUDENT.onnx'
@@ -148,15 +160,9 @@ class ONNXRuntimeSegmentor(EncoderDecoder):
                 f'{got.replace("x", " ")}.'
             )
         images = inputs.to(self.dtype).cpu()
-        # A file of a fixed batch takes one image at a time.
-        parts = images.split(1 if isinstance(self.batch, int) else len(images))
+        parts = images.split(len(images) if self.takes_batches else 1)
         found = torch.cat(
-            [
-                torch.from_numpy(
-                    self.session.run(None, {'image': x.numpy()})[0]
-                )
-                for x in parts
-            ]
+            [torch.from_numpy(self.run(x.numpy())[0]) for x in parts]
         ).to(inputs.device)
         if self.gives_labels:
             found = F.one_hot(found.long(), self.num_classes)
