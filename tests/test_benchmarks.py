@@ -7,8 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
@@ -127,3 +129,40 @@ def test_context_relation_writes_seconds_memory_and_ratios(
     assert large['ours']['share_of_matmul_rate'] == pytest.approx(
         512**2 * (4 * 128 + 2 * 512) / large['ours']['seconds'] / 1e9
     )
+
+
+def test_onnx_files_run_on_every_backend_and_relate_to_the_first(
+    measure, monkeypatch, tmp_path
+):
+    onnx_inference = importlib.import_module('onnx_inference')
+    image, output = (
+        helper.make_tensor_value_info(
+            name, TensorProto.UINT8, ['batch', 3, 4, 6]
+        )
+        for name in ('image', 'labels')
+    )
+    node = helper.make_node('Identity', ['image'], ['labels'])
+    graph = helper.make_graph([node], 'identity', [image], [output])
+    opset = helper.make_opsetid('', 18)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    files = [str(tmp_path / name) for name in ('a.onnx', 'b.onnx')]
+    for file in files:
+        onnx.save(model, file)
+    out = tmp_path / 'out.json'
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        ['onnx_inference.py', '--out', str(out), '--threads', '1', *files],
+    )
+    onnx_inference.main()
+    found = json.loads(out.read_text())
+    assert found['environment']['openvino'] == version('openvino')
+    assert [(row['file'], row['backend']) for row in found['rows']] == [
+        (file, backend)
+        for file in ('a.onnx', 'b.onnx')
+        for backend in ('onnxruntime', 'openvino')
+    ]
+    first, *_, last = found['rows']
+    assert first['ratio']['seconds'] == 1
+    assert last['size'] == [4, 6]
+    assert last['ratio']['seconds'] == last['seconds'] / first['seconds']

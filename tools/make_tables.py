@@ -364,6 +364,100 @@ def segmentation_metrics() -> list[str]:
     )
 
 
+BACKENDS = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO'}
+
+
+def onnx_machine() -> list[str]:
+    """Where ONNX files ran."""
+    found = benchmark('onnx_inference_lite0')['environment']
+    return [
+        '{cpu} ({instructions}), {threads} thread, '
+        'ONNX Runtime {onnxruntime}, OpenVINO {openvino}:'.format(
+            **found, instructions=', '.join(found['int8_instructions'])
+        )
+    ]
+
+
+def onnx_inference() -> list[str]:
+    """Latency of ONNX files, relative to float32 on ONNX Runtime."""
+    return markdown_table(
+        [
+            *('', 'size', 'file', *BACKENDS.values()),
+            *(f'{name} ms' for name in BACKENDS.values()),
+        ],
+        [
+            [
+                f'EfficientNet-{network.title()} FPN',
+                '{1}x{0}'.format(*rows[0]['size']),
+                'INT8' if '_int8' in rows[0]['file'] else 'float32',
+                *(f'{row["ratio"]["seconds"]:.2f}' for row in rows),
+                *(f'{1e3 * row["seconds"]:.0f}' for row in rows),
+            ]
+            for network in ('lite0', 'lite2')
+            for rows in by_file(benchmark(f'onnx_inference_{network}')['rows'])
+        ],
+    )
+
+
+def by_file(rows: list[dict]) -> list[list[dict]]:
+    """The rows of a file on every backend, in their order."""
+    found = {}
+    for row in rows:
+        found.setdefault(row['file'], []).append(row)
+    return list(found.values())
+
+
+def nncf() -> list[str]:
+    """What NNCF makes of a student, beside ONNX Runtime's quantization."""
+    path = ROOT / 'results' / 'deploy' / 'nncf_camvid.json'
+    return markdown_table(
+        [
+            'file',
+            *(
+                f'{heading(key)}, {name}'
+                for name in BACKENDS.values()
+                for key in ('mIoU', 'mBIoU')
+            ),
+            *(f'time, {name}' for name in BACKENDS.values()),
+        ],
+        [
+            [
+                rows[0]['name'],
+                *(
+                    f'{row["metrics"][key]:.2f}'
+                    for row in rows
+                    for key in ('mIoU', 'mBIoU')
+                ),
+                *(f'{row["ratio"]["seconds"]:.2f}' for row in rows),
+            ]
+            for rows in by_file(json.loads(path.read_text())['rows'])
+        ],
+    )
+
+
+def rknn_simulator() -> list[str]:
+    """A student on ONNX Runtime and in RKNN's simulator."""
+    found = benchmark('rknn_simulator')
+    names = {
+        'onnxruntime': 'ONNX Runtime, float32',
+        'float16': 'RKNN, float16',
+        'int8': 'RKNN, INT8',
+    }
+    return markdown_table(
+        ['', 'mIoU ↑', 'labels as in ONNX Runtime'],
+        [
+            [
+                name,
+                f'{found["mIoU"][key]:.2f}',
+                f'{found["agreement"][key]:.2f}%'
+                if key in found['agreement']
+                else '',
+            ]
+            for key, name in names.items()
+        ],
+    )
+
+
 # By what the names of the files that they write begin with.
 TOOLS = {
     'connectivity': check_connectivity,
@@ -414,6 +508,10 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         distillation_step,
         long_run,
         segmentation_metrics,
+        onnx_machine,
+        onnx_inference,
+        nncf,
+        rknn_simulator,
     )
 }
 TABLES.update((name, partial(sweep, name)) for name in SWEEPS)
