@@ -52,6 +52,7 @@ def export_qdq(
     fold_identity_norms(proto)
     store_integers(proto)
     store_integer_biases(proto)
+    quantize_before_clips(proto)
     onnx.checker.check_model(proto)
     onnx.save(proto, str(file))
 
@@ -172,6 +173,50 @@ def store_integer_biases(proto) -> None:
             )
         graph.node.append(node)
     _drop_unused(proto)
+
+
+def quantize_before_clips(proto) -> None:
+    """Quantize what a clip like that of ReLU6 takes as what it gives, where
+    integers reach beyond its limits.
+
+    Nothing changes in what is computed, since rounding keeps the order of
+    numbers. ONNX Runtime computes a convolution in integers only if a
+    QuantizeLinear follows it, or a clip that it can leave out.
+
+    Args:
+        proto (onnx.ModelProto): The graph, changed in place.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = proto.graph
+    values = {x.name: x for x in graph.initializer}
+    quantizers = {
+        node.input[0]: node
+        for node in graph.node
+        if node.op_type == 'QuantizeLinear'
+    }
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        quantizer = quantizers.get(node.output[0])
+        if node.op_type == 'Clip' and quantizer is not None:
+            high, scale, zero_point = (
+                numpy_helper.to_array(values[name])
+                for name in (node.input[2], *quantizer.input[1:])
+            )
+            top = np.iinfo(zero_point.dtype).max - int(zero_point)
+            if top * scale > high:
+                names = node.input[0], f'{node.name}/q', f'{node.name}/dq'
+                for kind, given, out in zip(
+                    ('QuantizeLinear', 'DequantizeLinear'), names, names[1:]
+                ):
+                    graph.node.append(
+                        helper.make_node(
+                            kind, [given, *quantizer.input[1:]], [out], out
+                        )
+                    )
+                node.input[0] = names[-1]
+        graph.node.append(node)
 
 
 def _drop_unused(proto) -> None:

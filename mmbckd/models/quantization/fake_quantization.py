@@ -52,6 +52,7 @@ class FakeQuantization(nn.Module):
             since with fewer they lose too much.
 
     Attributes:
+        power_of_two_scales (bool): Whether they are.
         left (list[str]): Layers with weights that stay in float, with their
             types.
 
@@ -90,6 +91,7 @@ class FakeQuantization(nn.Module):
         check_model(model)
         if power_of_two_scales is None:
             power_of_two_scales = weight_bits == 8
+        self.power_of_two_scales = power_of_two_scales
         plan = Plan(model, [exclude] if isinstance(exclude, str) else exclude)
         self._mode = 'quantize'
         # In a list: it is no part of this module.
