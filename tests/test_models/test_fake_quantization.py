@@ -17,13 +17,19 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmrazor.models.task_modules.recorder import ModuleInputsRecorder
-from onnx import numpy_helper
+from onnx import numpy_helper, parser
+from onnx.reference import ReferenceEvaluator
+from torch.nn import functional as F
 
 from mmbckd.deploy import compare_onnx, export_qdq
 from mmbckd.models.quantization import (
     FakeQuantization,
     build_quantization,
     fold_norm,
+)
+from mmbckd.models.quantization.quantizers import (
+    ActivationQuantizer,
+    LayerQuantizer,
 )
 from mmbckd.models.utils import build_student, load_student
 from tests import runs
@@ -107,6 +113,84 @@ def test_weights_are_rounded_for_each_channel(quantized):
         )
     assert len(np.unique(np.round(seen[0][0] / step))) > 3
     assert layer.weight is layer._parameters['weight']
+
+
+@pytest.mark.parametrize('bits', [8, 3])
+def test_sums_are_exact_with_scales_of_powers_of_two(bits):
+    torch.manual_seed(0)
+    model = build(cnn_segmentor())
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(norm.bias)
+    quantization = FakeQuantization(
+        model, weight_bits=bits, power_of_two_scales=True
+    )
+    quantization.calibrate(images())
+    for quantizer in quantization.activations.values():
+        log2 = np.log2(quantizer.scale.item())
+        assert log2 == round(log2) and quantizer.zero_point % 2 == 0
+    seen = []
+    block = model.backbone.layer2[0]
+    for module in (block.conv2, block.bn2):
+        module.register_forward_hook(
+            lambda m, args, out: seen.append((args[0], m.weight, m.bias, out)),
+            prepend=True,
+        )
+    logits(model, images(1)[0])
+    (x, weight, *_), (*_, bias, out) = seen
+    truth = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    assert (bias != block.bn2.bias).all()
+    assert torch.equal(out.double(), truth)
+    # Integers of this many bits for each channel, and a bias in their steps.
+    (quantizer,) = (q for q in quantization.layers if q.layer is block.conv2)
+    integers = weight / quantizer.scale.view(-1, 1, 1, 1)
+    assert torch.equal(integers, integers.round())
+    assert integers.abs().max() == 2 ** (bits - 1) - 1
+    step = quantizer.scale * quantizer.source.scale
+    steps = bias / step
+    assert torch.equal(steps, steps.round())
+    assert ((bias - block.bn2.bias).abs() <= step / 2).all()
+
+
+def test_power_of_two_of_a_weight_is_the_better_one():
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(16, 32, 3)
+    quantizer = LayerQuantizer(layer, 4, power_of_two=True)
+    weights = layer.weight.detach().double().numpy()
+    for weight, scale in zip(weights, quantizer.next_scale()):
+        errors = {}
+        for step in 2.0 ** np.arange(-12, 2):
+            rounded = np.round(weight / step).clip(-7, 7) * step
+            errors[step] = np.square(rounded - weight).sum()
+        assert scale.item() == min(errors, key=errors.get)
+
+
+def test_bias_of_a_channel_that_is_all_but_zero_is_kept():
+    layer = torch.nn.Conv2d(3, 4, 1)
+    layer.weight.data[2] = 1e-12
+    layer.bias.data[:] = 0.3
+    source = ActivationQuantizer('input', False, True)
+    source.low, source.high = 0.0, 6.0
+    source.set_range()
+    quantizer = LayerQuantizer(layer, 8, None, source, True)
+    found = quantizer.quantize(layer)
+    torch.testing.assert_close(found['bias'], layer.bias, rtol=0, atol=1e-3)
+    assert not found['weight'][2].any() and found['weight'][1].any()
+
+
+def test_halves_are_rounded_as_onnx_defines_it():
+    """To even before the zero point is added."""
+    quantizer = ActivationQuantizer('tensor', False, False)
+    quantizer.zero_point.fill_(3)
+    x = np.arange(-5, 5, 0.5, dtype=np.float32)
+    graph = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]>'
+        'graph (float[20] x) => (uint8[20] q) <float s = {1}, uint8 z = {3}>'
+        '{ q = QuantizeLinear(x, s, z) }'
+    )
+    (truth,) = ReferenceEvaluator(graph).run(None, dict(x=x))
+    found = quantizer.quantize(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_array_equal(found, truth.astype(np.float32) - 3)
 
 
 def test_recorders_see_values_of_at_most_256_steps(quantized):
