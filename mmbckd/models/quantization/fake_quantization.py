@@ -101,6 +101,7 @@ class FakeQuantization(nn.Module):
         self.activations = nn.ModuleDict()
         self.register_buffer('calibrated', torch.tensor(False))
         modules = dict(model.named_modules())
+        found: dict[Site | None, ActivationQuantizer] = {}
         for name, side in plan.sites:
             quantizer = ActivationQuantizer(
                 f'{side} of {name}',
@@ -116,13 +117,15 @@ class FakeQuantization(nn.Module):
                 modules[name].register_forward_hook(
                     quantizer.on_output, prepend=True
                 )
-            self.activations[_key((name, side))] = quantizer
+            found[name, side] = quantizer
+            # A key must not have dots.
+            self.activations[f'{name.replace(".", "/")}:{side}'] = quantizer
         self.layers = [
             LayerQuantizer(
                 layer.module,
                 weight_bits,
                 layer.norm,
-                self.activations[_key(layer.source)] if layer.source else None,
+                found.get(layer.source),
                 power_of_two_scales,
             )
             for layer in plan.layers
@@ -163,7 +166,11 @@ class FakeQuantization(nn.Module):
     def _set_mode(self, mode: str) -> None:
         self._mode = mode
         run = 'keep' if mode == 'quantize' and not self.calibrated else mode
-        for quantizer in (*self.layers, *self._activations()):
+        quantizers: list[LayerQuantizer | ActivationQuantizer] = [
+            *self.layers,
+            *self._activations(),
+        ]
+        for quantizer in quantizers:
             function = getattr(quantizer, run)
             quantizer.run = function() if run == 'trace' else function
 
@@ -243,12 +250,6 @@ class FakeQuantization(nn.Module):
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._set_mode(self._mode)
-
-
-def _key(site: Site) -> str:
-    """The name of a quantizer: one of a module must not have dots."""
-    name, side = site
-    return f'{name.replace(".", "/")}:{side}'
 
 
 @torch.no_grad()

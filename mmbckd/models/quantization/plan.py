@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias, cast
 
@@ -60,9 +61,7 @@ class Plan:
 
     def __init__(self, model: BaseModel, exclude: Sequence[str]) -> None:
         self.calls = _record(model)
-        self.counts: dict[str, int] = {}
-        for call in self.calls:
-            self.counts[call.name] = self.counts.get(call.name, 0) + 1
+        self.counts = Counter(call.name for call in self.calls)
         excluded = _inside(model, exclude)
         by_layer: dict[str, list[int]] = {}
         for i, call in enumerate(self.calls):
@@ -74,9 +73,13 @@ class Plan:
                 f'{type(model).__name__} runs none that `exclude` leaves.'
             )
         norms = self._norms()
+        norm_of = {
+            name: cast(_BatchNorm, norm.module)
+            for name, (_, norm) in norms.items()
+        }
         self.folds = [
-            (cast(Layer, layer.module), cast(_BatchNorm, norm.module))
-            for layer, norm in norms.values()
+            (cast(Layer, layer.module), norm_of[name])
+            for name, (layer, _) in norms.items()
         ]
         self.layers: list[PlannedLayer] = []
         found: dict[Site, None] = {}
@@ -88,10 +91,8 @@ class Plan:
             self.layers.append(
                 PlannedLayer(
                     cast(Layer, self.calls[positions[0]].module),
-                    cast(_BatchNorm, norms[name][1].module)
-                    if name in norms
-                    else None,
-                    next(iter(sites)) if len(sites) == 1 else None,
+                    norm_of.get(name),
+                    sites.pop() if len(sites) == 1 else None,
                 )
             )
         read = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,27 +24,31 @@ def round_ste(x: Tensor) -> Tensor:
 
 
 def fake_quantize(
-    x: Tensor, scale: Tensor, low: Tensor | int, high: Tensor | int
+    x: Tensor,
+    scale: Tensor,
+    limits: tuple[int, int],
+    zero_point: Tensor | int = 0,
 ) -> Tensor:
     """Round to what integers can hold, with a straight-through gradient.
 
-    clamp(round(x / scale), low, high) * scale
+    (clamp(round(x / scale) + zero_point, *limits) - zero_point) * scale
 
-    A zero point is within the limits and not within the rounding, as ONNX's
-    QuantizeLinear defines it: with an odd one, round(x / scale + zero point)
-    takes halves the other way.
+    The zero point is added after rounding, as ONNX's QuantizeLinear defines
+    it: before it, an odd one would take halves the other way.
 
     Args:
         x (Tensor): Any shape.
         scale (Tensor): The size of a step, of a shape to be broadcast.
-        low (Tensor | int): The lowest integer, less the zero point.
-        high (Tensor | int): The highest integer, less the zero point.
+        limits (tuple[int, int]): The lowest and the highest integer.
+        zero_point (Tensor | int): The integer that stands for 0. Defaults to
+            0.
 
     Returns:
         Tensor: As ``x``, in float32.
     """
     # An autocast type has too few digits for 8 bits.
-    return round_ste(x.float() / scale).clamp(low, high) * scale
+    integers = round_ste(x.float() / scale) + zero_point
+    return (integers.clamp(*limits) - zero_point) * scale
 
 
 def power_of_two(log2: Tensor) -> Tensor:
@@ -128,8 +133,7 @@ class ActivationQuantizer(nn.Module):
         learned = self.scale * share
         # Exactly the scale, but a share of its gradient.
         scale = self.scale.detach() + (learned - learned.detach())
-        low, high = (limit - self.zero_point for limit in self.limits)
-        return fake_quantize(x, scale, low, high)
+        return fake_quantize(x, scale, self.limits, self.zero_point)
 
     def trace(self) -> Callable[[Tensor], Tensor]:
         """The same in an operator that PyTorch can export."""
@@ -182,7 +186,8 @@ class LayerQuantizer:
         self.layer = layer
         self.modules = [layer] if norm is None else [layer, norm]
         self.source = source
-        self.limit = 2 ** (bits - 1) - 1
+        limit = 2 ** (bits - 1) - 1
+        self.limits = (-limit, limit)
         self.power_of_two = power_of_two
         self.axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
         self.run: Callable[[nn.Module], dict[str, Tensor]] = self.keep
@@ -217,7 +222,7 @@ class LayerQuantizer:
         if self.source is not None and module.bias is not None:
             step = self.scale * self.source.scale.detach()
             found['bias'] = fake_quantize(
-                module.bias, step, -MAX_BIAS, MAX_BIAS
+                cast(Tensor, module.bias), step, (-MAX_BIAS, MAX_BIAS)
             )
         return found
 
@@ -244,9 +249,7 @@ class LayerQuantizer:
         """The weight by the scale of each channel, (C,)."""
         shape = [1] * self.layer.weight.dim()
         shape[self.axis] = -1
-        return fake_quantize(
-            self.layer.weight, scale.view(shape), -self.limit, self.limit
-        )
+        return fake_quantize(self.layer.weight, scale.view(shape), self.limits)
 
     @torch.no_grad()
     def next_scale(self) -> Tensor:
@@ -258,7 +261,7 @@ class LayerQuantizer:
         """
         weight = self.layer.weight
         axes = [i for i in range(weight.dim()) if i != self.axis]
-        scale = weight.abs().amax(axes) / self.limit
+        scale = weight.abs().amax(axes) / self.limits[1]
         scale = scale.clamp(min=MIN_SCALE)
         if self.power_of_two:
             higher = scale.log2().ceil().exp2()
