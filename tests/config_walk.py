@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 ALL_CONFIGS = sorted(
     (
         path
-        for folder in ('quickstart', 'mmseg', 'mmdet')
+        for folder in ('quickstart', 'mmseg', 'mmdet', 'qat')
         for path in (ROOT / 'configs' / folder).rglob('*.py')
     ),
     key=lambda p: (p.parent, p.stem.partition('_')[2], p.stem),
@@ -52,7 +52,12 @@ TERMS = {
 
 def terms(path: Path) -> set:
     """The distillation losses that the name of a config promises."""
-    return TERMS.get(path.stem.partition('_')[0], set())
+    return TERMS.get(kind(path).removeprefix('qat-'), set())
+
+
+def kind(path: Path) -> str:
+    """What the name of a config begins with."""
+    return path.stem.partition('_')[0]
 
 
 @cache

@@ -9,9 +9,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from mim.commands.search import convert2df
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
+from mmrazor.registry import MODELS
 from modelindex.load_model_index import load as load_model_index
 
 from tests.config_walk import (
@@ -23,6 +26,7 @@ from tests.config_walk import (
     config,
     each,
     file_of,
+    kind,
     metafile,
     plain,
     terms,
@@ -132,14 +136,44 @@ def test_config_trains_and_is_evaluated(
     runner.train()
 
     witness.check_losses(terms(path))
-    # All of the student and of the boundary head, nothing of the teacher.
+    # All of the student and of the boundary head, nothing of the teacher. The
+    # scale of a batch norm that is folded into a convolution stays 1.
+    folded = {
+        f'architecture.{name}.weight'
+        for name, module in witness.student.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+        and hasattr(witness.model, 'quantization')
+    }
     assert witness.first is next(witness.student.backbone.parameters())
     assert witness.learnt == {
         name
         for name, _ in witness.model.named_parameters()
-        if not name.startswith('teacher.')
+        if not name.startswith('teacher.') and name not in folded
     }
     assert {'aAcc', 'mIoU', 'mBIoU', 'bF1', 'b0_err'} <= set(witness.metrics)
+
+
+# Quantization-aware training
+
+
+def test_scales_have_no_rate_of_the_modules_that_they_are_named_after():
+    """Nor weight decay, which draws their logarithm to 0."""
+    cfg = config(
+        ROOT
+        / 'configs/qat/qat_fpn_efficientnet-lite0_1xb8-200_camvid-180x240.py'
+    )
+    model = MODELS.build(cfg.model)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    rates = {
+        id(group['params'][0]): (group['lr'], group['weight_decay'])
+        for group in optimizer.param_groups
+    }
+    lr = cfg.optim_wrapper.optimizer.lr
+    scales = dict(model.quantization.named_parameters())
+    assert any('decode_head' in name for name in scales)
+    assert {rates[id(scale)] for scale in scales.values()} == {(lr, 0)}
+    head = model.architecture.decode_head.conv_seg.weight
+    assert rates[id(head)][0] == pytest.approx(5 * lr)
 
 
 # What configs say
@@ -201,7 +235,7 @@ def test_teacher_is_the_one_of_its_checkpoint_and_fits_the_student(path):
     elif checkpoint.startswith('work_dirs'):
         assert checkpoint == f'work_dirs/{file.stem}/iter_{iters}.pth'
     else:
-        assert Path(checkpoint) == file.with_suffix('.pth')
+        assert Path(checkpoint).resolve() == file.with_suffix('.pth')
         assert Path(checkpoint).is_file()
 
     for key in ('mean', 'std', 'bgr_to_rgb'):
@@ -256,8 +290,9 @@ def test_derived_config_is_upstreams_model_on_upstreams_data(path):
 @each([path for path in ALL_CONFIGS if terms(path)])
 def test_configs_of_a_row_differ_in_their_distiller_only(path):
     row = path.stem.partition('_')[2]
+    first = 'qat-bckd' if kind(path).startswith('qat') else 'bckd'
     assert plain(config(path), ('distiller',)) == plain(
-        config(path.with_name(f'bckd_{row}.py')), ('distiller',)
+        config(path.with_name(f'{first}_{row}.py')), ('distiller',)
     )
 
 
@@ -305,14 +340,16 @@ def test_metafile_names_collection_data_teacher_and_student(path):
     if not terms(path):
         assert entry['In Collection'] not in ('BCKD', 'CWD', 'KD')
         return
-    kind, _, row = path.stem.partition('_')
-    assert entry['In Collection'] == kind.partition('-')[0].upper()
+    row = path.stem.partition('_')[2]
+    by = kind(path).removeprefix('qat-').partition('-')[0]
+    assert entry['In Collection'] == by.upper()
     cfg = config(path)
     assert said['Teacher'] == file_of(cfg.model.teacher).stem
-    assert row.endswith(said['Student'])
+    assert row.endswith(said['Student'].removeprefix('qat_'))
     local = path.with_name(f'{said["Student"]}.py')
     alone = config(local if local.exists() else upstream(said['Student']))
-    assert plain(cfg.model.architecture) == plain(alone.model)
+    model = alone.model.get('architecture', alone.model)
+    assert plain(cfg.model.architecture) == plain(model)
     for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler'):
         assert plain(cfg[key]) == plain(alone[key])
 

@@ -143,7 +143,7 @@ def parse_args() -> argparse.Namespace:
         type=float,
         metavar='PERCENT',
         help='labels that must equal those of PyTorch (default: 90, with '
-        'learned scales 98)',
+        'learned scales 98, with those of powers of two 99.9)',
     )
     parser.add_argument(
         '--test',
@@ -238,7 +238,8 @@ def run(args: argparse.Namespace) -> bool:
             files['float32'] = file, keep(file, 99.9, MAX_DIFFERENCE)
         if quantization is not None:
             deploy.export_qdq(quantization, part, shape, interface, **options)
-            files['int8'] = int8, keep(int8, args.min_int8_agreement or 98)
+            least = 99.9 if quantization.power_of_two_scales else 98
+            files['int8'] = int8, keep(int8, args.min_int8_agreement or least)
         if args.int8:
             train = configs.read_images(
                 configs.build_dataset(config, 'train'),

@@ -556,7 +556,10 @@ def main() -> None:
     )
     args = parser.parse_args()
     files = {ROOT / name: fill for name in PAGES}
-    metafiles = (ROOT / 'configs').glob('*/*/metafile.yml')
+    metafiles = [
+        *(ROOT / 'configs').glob('*/*/metafile.yml'),
+        ROOT / 'configs/qat/metafile.yml',
+    ]
     files.update(
         dict.fromkeys(metafiles, partial(fill_metafile, found=results()))
     )

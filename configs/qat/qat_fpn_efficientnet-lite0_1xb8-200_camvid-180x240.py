@@ -10,7 +10,16 @@ model = dict(
 load_from = '{{fileDirname}}/../mmseg/fpn_efficientnet-lite2_fpn_efficientnet-lite0/fpn_efficientnet-lite0_1xb8-500_camvid-180x240.pth'
 custom_hooks = [*_base_.custom_hooks, dict(type='CalibrationHook')]
 
-optim_wrapper = dict(optimizer=dict(lr=1e-4))
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-4),
+    # Scales are named after the modules that they belong to, and would have
+    # the learning rate of `decode_head`.
+    paramwise_cfg=dict(
+        custom_keys={
+            'quantization.activations': dict(lr_mult=1.0, decay_mult=0.0)
+        }
+    ),
+)
 param_scheduler = [
     dict(
         type='PolyLR',

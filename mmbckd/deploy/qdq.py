@@ -26,7 +26,7 @@ def export_qdq(
     Fake quantization becomes pairs of QuantizeLinear and DequantizeLinear
     (QDQ) with the scales that were learned, and the weights are stored as
     the integers that they were rounded to (in 8 bits each, whatever
-    ``weight_bits`` is).
+    ``weight_bits`` is), as biases are in 32 bits.
 
     Args:
         quantization (FakeQuantization): That of the model, calibrated.
@@ -51,6 +51,8 @@ def export_qdq(
     proto = onnx.load(str(file))
     fold_identity_norms(proto)
     store_integers(proto)
+    store_integer_biases(proto)
+    quantize_before_clips(proto)
     onnx.checker.check_model(proto)
     onnx.save(proto, str(file))
 
@@ -122,6 +124,99 @@ def store_integers(proto) -> None:
         )
         proto.graph.node.remove(node)
     _drop_unused(proto)
+
+
+def store_integer_biases(proto) -> None:
+    """Store the biases of layers that read integers as integers of 32 bits.
+
+    A step of theirs is one of the input times one of the weight.
+
+    Args:
+        proto (onnx.ModelProto): The graph, changed in place.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = proto.graph
+    values = {x.name: x for x in graph.initializer}
+    scales = {
+        node.output[0]: numpy_helper.to_array(values[node.input[1]])
+        for node in graph.node
+        if node.op_type == 'DequantizeLinear'
+    }
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        if (
+            node.op_type in ('Conv', 'ConvTranspose', 'Gemm')
+            and len(node.input) == 3
+            and {*node.input[:2]} <= scales.keys()
+            and node.input[2] in values
+        ):
+            bias = numpy_helper.to_array(values[node.input[2]])
+            step = scales[node.input[0]] * scales[node.input[1]]
+            limits = np.iinfo(np.int32)
+            integers = np.round(bias / step).clip(limits.min, limits.max)
+            name = f'{node.name}.bias'
+            parts = {
+                f'{name}_quantized': integers.astype(np.int32),
+                f'{name}_scale': step,
+            }
+            graph.initializer.extend(
+                numpy_helper.from_array(value, key)
+                for key, value in parts.items()
+            )
+            node.input[2] = f'{name}_dequantized'
+            graph.node.append(
+                helper.make_node(
+                    'DequantizeLinear', [*parts], [node.input[2]], name, axis=0
+                )
+            )
+        graph.node.append(node)
+    _drop_unused(proto)
+
+
+def quantize_before_clips(proto) -> None:
+    """Quantize what a clip like that of ReLU6 takes as what it gives, where
+    integers reach beyond its limits.
+
+    Nothing changes in what is computed, since rounding keeps the order of
+    numbers. ONNX Runtime computes a convolution in integers only if a
+    QuantizeLinear follows it, or a clip that it can leave out.
+
+    Args:
+        proto (onnx.ModelProto): The graph, changed in place.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = proto.graph
+    values = {x.name: x for x in graph.initializer}
+    quantizers = {
+        node.input[0]: node
+        for node in graph.node
+        if node.op_type == 'QuantizeLinear'
+    }
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        quantizer = quantizers.get(node.output[0])
+        if node.op_type == 'Clip' and quantizer is not None:
+            high, scale, zero_point = (
+                numpy_helper.to_array(values[name])
+                for name in (node.input[2], *quantizer.input[1:])
+            )
+            top = np.iinfo(zero_point.dtype).max - int(zero_point)
+            if top * scale > high:
+                names = node.input[0], f'{node.name}/q', f'{node.name}/dq'
+                for kind, given, out in zip(
+                    ('QuantizeLinear', 'DequantizeLinear'), names, names[1:]
+                ):
+                    graph.node.append(
+                        helper.make_node(
+                            kind, [given, *quantizer.input[1:]], [out], out
+                        )
+                    )
+                node.input[0] = names[-1]
+        graph.node.append(node)
 
 
 def _drop_unused(proto) -> None:

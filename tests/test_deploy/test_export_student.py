@@ -17,9 +17,10 @@ from mmengine.runner import load_checkpoint
 
 from mmbckd.analysis.predictions import build_student
 from mmbckd.analysis.runs import read_run
-from mmbckd.deploy import Interface, export_onnx
+from mmbckd.deploy import Interface, export_onnx, export_qdq
 from mmbckd.engine import checkpoints
 from mmbckd.models import ONNXSegmentor
+from mmbckd.models.quantization import FakeQuantization
 from tests import runs
 from tests.segmentors import cnn_segmentor
 from tests.test_deploy.test_export import build, pictures
@@ -133,6 +134,45 @@ def test_file_that_disagrees_is_not_left_behind(training, monkeypatch, capsys):
     assert export('--out', 'out') == 1
     assert not list((training / 'out').iterdir())
     assert 'It is not kept' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('power_of_two, least', [(True, 99.9), (False, 98)])
+def test_file_of_powers_of_two_has_to_agree_better(
+    power_of_two, least, training, monkeypatch, capsys
+):
+    config = Config.fromfile('run.py')
+    config.model = dict(
+        type='mmrazor.QuantizationAwareTraining',
+        architecture=config.model.architecture,
+        quantize=dict(power_of_two_scales=power_of_two),
+    )
+    config.dump('run.py')
+    model = build(copy.deepcopy(config.model.architecture))
+    quantization = FakeQuantization(model, power_of_two_scales=power_of_two)
+    quantization.calibrate([torch.rand(1, 3, 32, 64)])
+    torch.save(
+        dict(
+            state_dict={
+                f'{prefix}.{key}': value
+                for prefix, module in (
+                    ('architecture', model),
+                    ('quantization', quantization),
+                )
+                for key, value in module.state_dict().items()
+            }
+        ),
+        'run.pth',
+    )
+
+    def spoiled(quantization, *args, **kwargs):
+        torch.nn.init.normal_(quantization.model.decode_head.conv_seg.weight)
+        export_qdq(quantization, *args, **kwargs)
+        quantization.model.load_state_dict(model.state_dict())
+
+    monkeypatch.setattr('mmbckd.deploy.export_qdq', spoiled)
+    assert export('--out', 'out') == 1
+    assert f'at least {least}% of the labels' in capsys.readouterr().err
+    assert not (training / 'out' / 'run_int8.onnx').exists()
 
 
 @pytest.mark.parametrize(
