@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.hooks import Hook
+from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 
 from mmbckd.models.algorithms import frozen_teacher_distill
@@ -117,6 +118,8 @@ class ModelBuilder:
         if model is None:
             model = self.build(*deepcopy(args))
             model.init_weights()
+            # As the runner does on a CPU, in every copy.
+            model = revert_sync_batchnorm(model)
         self.built[key] = model
         while len(self.built) > 2:
             del self.built[next(iter(self.built))]

@@ -74,11 +74,17 @@ def _no_work_that_no_test_asks_for():
 @pytest.fixture
 def without_needless_work(monkeypatch):
     """For the walks over the configs: no weights are downloaded, no model of a
-    row is built twice, and garbage is collected once."""
+    row is built twice, nobody is told how weights were initialized, and
+    garbage is collected once."""
     from tests.config_walk import build_model
 
     monkeypatch.setattr(frozen_teacher_distill, 'build_model', build_model)
     monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
+    for module in ('base_module', 'weight_init'):
+        monkeypatch.setattr(
+            f'mmengine.model.{module}.update_init_info',
+            lambda module, init_info: None,
+        )
     monkeypatch.setattr(
         'mmengine.dataset.base_dataset.gc', SimpleNamespace(collect=int)
     )

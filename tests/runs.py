@@ -1,10 +1,16 @@
 """Runs of a few iterations on images of noise, which the tests share."""
 
+from itertools import count
+
 import mmcv
 import numpy as np
 from mmengine.config import Config
 
 from tests.segmentors import cnn_segmentor
+
+# A run that begins in the same second as another would log where that does, if
+# it had the same name; random numbers are the same after each seeded run.
+_NUMBERS = count()
 
 CLASSES = ('a', 'b', 'c', 'd', 'e')
 
@@ -56,7 +62,7 @@ def config(tmp_path, distill=True, classes=CLASSES, **kwargs):
     cfg = dict(
         default_scope='mmseg',
         work_dir=str(tmp_path / 'work_dir'),
-        experiment_name=f'{tmp_path.name}_{np.random.randint(1 << 30)}',
+        experiment_name=f'{tmp_path.name}_{next(_NUMBERS)}',
         model=model if distill else student,
         train_dataloader=loader,
         val_dataloader=dict(

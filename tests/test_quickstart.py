@@ -2,31 +2,34 @@
 
 import json
 import signal
-import subprocess
 import sys
-import time
 from collections import OrderedDict
 from pathlib import Path
-from threading import Event
+from threading import Event, main_thread
 
 import psutil
 import pytest
+from mmseg.visualization import SegLocalVisualizer
 
-# The process of its own imports this file: OpenMMLab's packages, which print
-# warnings, are imported where they are needed.
+from mmbckd.analysis.runs import read_run
 
 ROOT = Path(__file__).parents[1]
 
 
-def shrink(quickstart, setattr=setattr, **options) -> None:
-    """8 iterations instead of 400, with a checkpoint every other."""
+def shrink(quickstart, monkeypatch, **options) -> None:
+    """8 iterations instead of 400 and 2 images instead of 8 in each, with a
+    checkpoint in the middle."""
     options = {
         'train_cfg.max_iters': 8,
         'train_cfg.val_interval': 8,
-        'default_hooks.checkpoint.interval': 2,
+        'train_dataloader.batch_size': 2,
+        'default_hooks.checkpoint.interval': 4,
         'default_hooks.logger.interval': 2,
         **options,
     }
+    for name in ('train_dataloader', 'val_dataloader'):
+        options[f'{name}.num_workers'] = 0
+        options[f'{name}.persistent_workers'] = False
     read_jobs = quickstart.read_jobs
 
     def few_iterations(work_dir):
@@ -39,9 +42,9 @@ def shrink(quickstart, setattr=setattr, **options) -> None:
             for job in read_jobs(work_dir)
         ]
 
-    setattr(quickstart, 'NUM_TRAIN', 8)
-    setattr(quickstart, 'NUM_VAL', 6)
-    setattr(quickstart, 'read_jobs', few_iterations)
+    monkeypatch.setattr(quickstart, 'NUM_TRAIN', 4)
+    monkeypatch.setattr(quickstart, 'NUM_VAL', 3)
+    monkeypatch.setattr(quickstart, 'read_jobs', few_iterations)
 
 
 @pytest.fixture
@@ -64,34 +67,12 @@ def tool(arguments, monkeypatch):
     monkeypatch.setenv('MMBCKD_STREET_SCENES', arguments[-1])
     monkeypatch.setattr(sys, 'argv', ['quickstart.py', *arguments])
     import quickstart
-    from mmseg.visualization import SegLocalVisualizer
 
     # A process of its own would begin without it.
     monkeypatch.setattr(SegLocalVisualizer, '_instance_dict', OrderedDict())
     old = signal.getsignal(signal.SIGTERM)
     yield quickstart
     signal.signal(signal.SIGTERM, old)
-
-
-@pytest.fixture
-def process(arguments):
-    """It runs in a process of its own."""
-    started = subprocess.Popen(
-        [
-            sys.executable,
-            '-c',
-            'import sys; sys.path.insert(0, "tools"); import quickstart; '
-            'from tests.test_quickstart import shrink; shrink(quickstart); '
-            'quickstart.main()',
-            *arguments,
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    yield started
-    started.kill()
 
 
 def trainings(tmp_path) -> list:
@@ -113,25 +94,24 @@ def logs(tmp_path) -> list:
     return sorted((tmp_path / 'work').glob('*_1xb8-400_*/*/vis_data/2*.json'))
 
 
-def wait_for(condition, process, seconds=300) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
 def test_what_was_stopped_goes_on_and_what_is_done_stays(
-    process, tool, tmp_path, monkeypatch, capsys
+    tool, tmp_path, monkeypatch, capsys
 ):
-    wait_for(
-        lambda: len(list((tmp_path / 'work').glob('*/last_checkpoint'))) == 2,
-        process,
-    )
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode
-    assert errors.startswith('Stopped, with all trainings')
+    shrink(tool, monkeypatch)
+    stops = []
+
+    def stop_both_trainings_half_way() -> None:
+        saved = list((tmp_path / 'work').glob('*/last_checkpoint'))
+        if len(saved) == 2 and not stops:
+            stops.append(signal.SIGTERM)
+            signal.pthread_kill(main_thread().ident, signal.SIGTERM)
+
+    with (
+        tool.repeatedly(stop_both_trainings_half_way, 0.1),
+        pytest.raises(SystemExit) as exit_,
+    ):
+        tool.main()
+    assert exit_.value.code.startswith('Stopped, with all trainings')
     assert not trainings(tmp_path)
     images = {
         path: path.stat().st_mtime_ns
@@ -140,7 +120,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_stays(
     stopped = logs(tmp_path)
     assert len(stopped) == 2
 
-    shrink(tool, monkeypatch.setattr)
+    capsys.readouterr()
     tool.main()
     output, errors = capsys.readouterr()
     assert images == {path: path.stat().st_mtime_ns for path in images}
@@ -148,10 +128,10 @@ def test_what_was_stopped_goes_on_and_what_is_done_stays(
     assert resumed
     for log in resumed:  # not from the beginning
         first_line, *_ = log.read_text().splitlines()
-        assert json.loads(first_line)['step'] > 2
+        assert json.loads(first_line)['step'] > 4
     # The table and the paths come last, and nothing of mmengine's log.
     assert 'mmengine' not in output and not errors
-    _, end = output.split('6 validation images')
+    _, end = output.split('3 validation images')
     metrics = json.loads((tmp_path / 'work/quickstart.json').read_text())
     assert list(metrics) == ['teacher', 'student', 'BCKD + CWD']
     for values in metrics.values():
@@ -170,8 +150,6 @@ def test_what_was_stopped_goes_on_and_what_is_done_stays(
 
 def test_progress_goes_on_after_a_file_was_read_half_written(tool, tmp_path):
     """A config that is being written cannot be read, or says no seed."""
-    from mmbckd.analysis.runs import read_run
-
     log = tmp_path / '20260101_000000' / 'vis_data' / '20260101_000000.json'
     log.parent.mkdir(parents=True)
     log.write_text('{"loss": 1.0, "iter": 7, "step": 7}\n')
@@ -198,7 +176,7 @@ def test_failed_training_shows_the_end_of_its_output(
 ):
     shrink(
         tool,
-        monkeypatch.setattr,
+        monkeypatch,
         **{'train_dataloader.dataset.data_root': 'nowhere'},
     )
     monkeypatch.setattr(tool, 'ROWS', ('teacher', 'student'))

@@ -153,6 +153,8 @@ def compare(teacher, jobs: list, work_dir: Path, bars: Progress) -> dict:
             checkpoint = checkpoint.with_stem(f'{checkpoint.stem}_student')
         cfg = copy.deepcopy((job if job is teacher else student).config)
         cfg.load_from = str(checkpoint)
+        # To start and to end workers would take longer than to read images.
+        cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
         cfg.work_dir = str(work_dir / 'test')
         cfg.experiment_name = f'{job.work_dir.name}_{time.time_ns()}'
         runner = Runner.from_cfg(cfg)

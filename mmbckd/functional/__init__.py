@@ -7,7 +7,7 @@ from .boundary_affinity import affinity_edges, boundary_affinity_loss
 from .context_relation import relation_kl, relation_rows
 from .lines import pair_displacements
 from .pixel_wise_divergence import pixel_wise_divergence
-from .semantic_affinity import semantic_affinity_loss
+from .semantic_affinity import semantic_affinity_edges, semantic_affinity_loss
 
 __all__ = [
     'affinity_edges',
@@ -16,5 +16,6 @@ __all__ = [
     'pixel_wise_divergence',
     'relation_kl',
     'relation_rows',
+    'semantic_affinity_edges',
     'semantic_affinity_loss',
 ]

@@ -11,7 +11,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .lines import Displacement, LineNode, line_tree, pair_displacements
+from .lines import (
+    Displacement,
+    LineNode,
+    edges_between_neighbors,
+    line_tree,
+    pair_displacements,
+    pair_ends,
+)
 from .maps import check_map, resized, totals_over_group
 
 SOURCES = ('semantic', 'feature', 'label')
@@ -174,11 +181,9 @@ def affinity_edges(
         teacher, z, _displacements_within(z, radius), source, tau, ignore_index
     )
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-        edges = torch.zeros_like(z)
-        for displacement in pair_displacements(1.1):
-            _, different = weights(displacement)
-            for end in _pair_ends(edges, displacement):
-                torch.maximum(end, different.to(end.dtype), out=end)
+        edges = edges_between_neighbors(
+            torch.zeros_like(z), lambda displacement: weights(displacement)[1]
+        )
         return edges[:, None]
 
 
@@ -344,22 +349,12 @@ def _label_weights(
     known = labels != ignore_index
 
     def weights(displacement: Displacement) -> Tensor:
-        y_i, y_j = _pair_ends(labels, displacement)
-        known_i, known_j = _pair_ends(known, displacement)
+        y_i, y_j = pair_ends(labels, displacement)
+        known_i, known_j = pair_ends(known, displacement)
         counts = known_i & known_j
         return torch.stack([counts & (y_i == y_j), counts & (y_i != y_j)])
 
     return weights
-
-
-def _pair_ends(x: Tensor, displacement: Displacement) -> tuple[Tensor, Tensor]:
-    """x_i and x_j, views, of all pairs j = i + d inside (..., H, W)."""
-    dy, dx = displacement
-    height, width = x.shape[-2:]
-    left, right = max(-dx, 0), max(dx, 0)
-    x_i = x[..., : height - dy, left : width - right]
-    x_j = x[..., dy:, right : width - left]
-    return x_i, x_j
 
 
 def _pair_products(x: Tensor, displacement: Displacement) -> Tensor:
@@ -367,7 +362,7 @@ def _pair_products(x: Tensor, displacement: Displacement) -> Tensor:
     return functools.reduce(
         torch.add,
         (
-            torch.mul(*_pair_ends(group, displacement)).sum(dim=1)
+            torch.mul(*pair_ends(group, displacement)).sum(dim=1)
             for group in x.split(_CHANNEL_GROUP, dim=1)
         ),
     )
@@ -423,7 +418,7 @@ def _weights_at_maxima(
         """
         for_maximum = maximum.new_zeros(2, *maximum.shape)
         if node.ends_pair:
-            at_i, _ = _pair_ends(for_maximum, node.pixel)
+            at_i, _ = pair_ends(for_maximum, node.pixel)
             at_i.copy_(weights(node.pixel))
         for child in node.children.values():
             child_z = seen_from_start(padded_z, child.pixel)

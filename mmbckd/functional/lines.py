@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
 
 # (dy, dx) from the first pixel of a pair to the second; dy >= 0 throughout.
 Displacement = tuple[int, int]
@@ -50,6 +54,42 @@ def pair_displacements(radius: float) -> list[Displacement]:
         for dx in range(-reach, reach + 1)
         if (dy, dx) > (0, 0) and math.hypot(dy, dx) < radius
     ]
+
+
+def pair_ends(x: Tensor, displacement: Displacement) -> tuple[Tensor, Tensor]:
+    """x_i and x_j, views, of all pairs j = i + d inside (..., H, W)."""
+    dy, dx = displacement
+    height, width = x.shape[-2:]
+    left, right = max(-dx, 0), max(dx, 0)
+    x_i = x[..., : height - dy, left : width - right]
+    x_j = x[..., dy:, right : width - left]
+    return x_i, x_j
+
+
+def edges_between_neighbors(
+    blank: Tensor, unlike: Callable[[Displacement], Tensor]
+) -> Tensor:
+    r"""How unlike a pixel is to the most unlike of its four neighbors.
+
+    .. math::
+        E_i = \max_{|x_j - x_i| = 1} (1 - A_{ij})
+
+    Args:
+        blank (Tensor): Zeros, which become the edges.
+        unlike (Callable): From a displacement to 1 - A of all pairs at it;
+            0 where a pair does not count.
+
+    Returns:
+        Tensor: ``blank``.
+
+    Shape:
+        - blank: (N, H, W)
+    """
+    for displacement in pair_displacements(1.1):
+        difference = unlike(displacement).to(blank.dtype)
+        for end in pair_ends(blank, displacement):
+            torch.maximum(end, difference, out=end)
+    return blank
 
 
 @dataclass

@@ -6,7 +6,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .lines import Displacement, pair_displacements
+from .lines import (
+    Displacement,
+    edges_between_neighbors,
+    pair_displacements,
+    pair_ends,
+)
 from .maps import check_logits, resized, totals_over_group
 
 # Share of either outcome that no student can rule out. It bounds the loss
@@ -91,33 +96,25 @@ def semantic_affinity_loss(
         >>> print(f'{loss.item():.2f}')  # sees no boundary: -log(epsilon)
         9.21
     """
-    check_logits(student, teacher)
-    if not tau > 0:
-        raise ValueError(
-            f'Expected a positive tau, but got {tau}; pass e.g. tau=1.0'
-        )
-    height, width = student.shape[-2:]
-    pairs = [
-        _ends(d, height, width)
+    p_s, p_t = _probabilities(student, teacher, tau)
+    height, width = p_s.shape[-2:]
+    displacements = [
+        d
         for d in pair_displacements(radius)
         if d[0] < height and abs(d[1]) < width
     ]
-    with torch.autocast(student.device.type, enabled=False):
-        student = student.to(torch.promote_types(student.dtype, torch.float32))
-        teacher = resized(teacher.detach().to(student.dtype), (height, width))
-        if not pairs:
-            return student.sum() * 0
-        p_t = torch.softmax(teacher / tau, dim=1)
+    with torch.autocast(p_s.device.type, enabled=False):
+        if not displacements:
+            return p_s.sum() * 0
         class_mass = p_t.sum(dim=(2, 3), keepdim=True)
         tiny = torch.finfo(p_t.dtype).tiny
         w = (p_t.square() / class_mass.clamp(min=tiny)).sum(dim=1)
-        unit_t = _unit(p_t)
-        unit_s = _unit(torch.softmax(student / tau, dim=1))
+        unit_s, unit_t = _unit(p_s), _unit(p_t)
 
         weights = []
-        for i, j in pairs:
-            affinity = _cosine(unit_t[i], unit_t[j])
-            w_ij = w[i] + w[j]
+        for displacement in displacements:
+            affinity = _affinity(unit_t, displacement)
+            w_ij = torch.add(*pair_ends(w, displacement))
             weights.append((w_ij * affinity, w_ij * (1 - affinity)))
         totals = totals_over_group(
             torch.stack(
@@ -125,13 +122,87 @@ def semantic_affinity_loss(
             ).sum(dim=0),
             group,
         )
-        loss = student.new_zeros(())
-        for (i, j), (same, different) in zip(pairs, weights):
-            affinity = _cosine(unit_s[i], unit_s[j])
+        loss = p_s.new_zeros(())
+        for displacement, (same, different) in zip(displacements, weights):
+            affinity = _affinity(unit_s, displacement)
             affinity = _EPSILON + (1 - 2 * _EPSILON) * affinity
             loss = loss - (same * affinity.log()).sum() / totals[0]
             loss = loss - (different * (1 - affinity).log()).sum() / totals[1]
         return loss
+
+
+def semantic_affinity_edges(
+    student: Tensor, teacher: Tensor, *, tau: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    r"""The affinities of both as maps of edges, to be looked at.
+
+    .. math::
+        E_i = 1 - \min_{|x_j - x_i| = 1} a_{ij}
+
+    with the affinities of :func:`semantic_affinity_loss`: 1 where a neighbor
+    is surely of another class, 0 where all neighbors have the probabilities
+    of the pixel.
+
+    Args:
+        student (Tensor): Student's class logits.
+        teacher (Tensor): Teacher's class logits; those of another resolution
+            are resized as in the loss.
+        tau (float): Temperature of both softmaxes. Defaults to 1.0.
+
+    Returns:
+        tuple[Tensor, Tensor]: The edges of student and teacher, from 0 to 1,
+        without gradient.
+
+    Raises:
+        TypeError: If one of both is no floating-point tensor.
+        ValueError: If a shape or ``tau`` is invalid, or if the numbers of
+            classes differ.
+
+    Shape:
+        - student: (N, K, H, W)
+        - teacher: (N, K, h, w)
+        - output: (N, 1, H, W), (N, 1, H, W)
+
+    Example:
+        >>> import torch
+        >>> student = torch.zeros(1, 2, 1, 4)
+        >>> teacher = torch.tensor([-99.0, -99.0, 99.0, 99.0]).view(1, 1, 1, 4)
+        >>> teacher = torch.cat([teacher, -teacher], dim=1)
+        >>> semantic_affinity_edges(student, teacher)[1]
+        tensor([[[[0., 1., 1., 0.]]]])
+    """
+    with torch.no_grad():
+        p_s, p_t = _probabilities(student, teacher, tau)
+        return _edges(_unit(p_s)), _edges(_unit(p_t))
+
+
+def _edges(unit: Tensor) -> Tensor:
+    """How unlike its neighbors each pixel is, (N, 1, H, W)."""
+    blank = torch.zeros_like(unit[:, 0])
+    edges = edges_between_neighbors(
+        blank, lambda displacement: 1 - _affinity(unit, displacement)
+    )
+    return edges[:, None]
+
+
+def _probabilities(
+    student: Tensor, teacher: Tensor, tau: float
+) -> tuple[Tensor, Tensor]:
+    """p = softmax(l / tau) of both, (N, K, H, W), in float32 or float64."""
+    check_logits(student, teacher)
+    if not tau > 0:
+        raise ValueError(
+            f'Expected a positive tau, but got {tau}; pass e.g. tau=1.0'
+        )
+    with torch.autocast(student.device.type, enabled=False):
+        student = student.to(torch.promote_types(student.dtype, torch.float32))
+        teacher = resized(
+            teacher.detach().to(student.dtype), student.shape[-2:]
+        )
+        return (
+            torch.softmax(student / tau, dim=1),
+            torch.softmax(teacher / tau, dim=1),
+        )
 
 
 def _unit(p: Tensor) -> Tensor:
@@ -139,18 +210,8 @@ def _unit(p: Tensor) -> Tensor:
     return p / torch.linalg.vector_norm(p, dim=1, keepdim=True)
 
 
-def _cosine(unit_i: Tensor, unit_j: Tensor) -> Tensor:
-    """Of unit vectors; rounding may take it beyond 1."""
+def _affinity(unit: Tensor, displacement: Displacement) -> Tensor:
+    """a_ij, the cosine of unit vectors, of all pairs j = i + d, (N, h, w)."""
+    # Rounding may take it beyond 1.
+    unit_i, unit_j = pair_ends(unit, displacement)
     return (unit_i * unit_j).sum(dim=1).clamp(max=1)
-
-
-def _ends(
-    displacement: Displacement, height: int, width: int
-) -> tuple[tuple, tuple]:
-    """Indices of the first and of the second pixels of all pairs inside a
-    map, for tensors (..., H, W)."""
-    dy, dx = displacement
-    left, right = max(-dx, 0), max(dx, 0)
-    first = (..., slice(height - dy), slice(left, width - right))
-    second = (..., slice(dy, height), slice(right, width - left))
-    return first, second

@@ -62,15 +62,21 @@ class Boundary:
     """What the boundary term compares.
 
     Attributes:
-        student (ndarray): The boundary map B, from 0 to 1, (h, w).
+        student (ndarray): The boundary map B, from 0 to 1, (h, w); on the
+            mask, the edges of the student's affinities.
         teacher (ndarray): The affinities as edges, from 0 to 1, (h, w); see
-            :func:`mmbckd.functional.affinity_edges`.
-        source (str): What the affinities are taken from.
+            :func:`mmbckd.functional.affinity_edges` and
+            :func:`mmbckd.functional.semantic_affinity_edges`.
+        source (str): What the affinities are taken from; ``'mask'`` if from
+            the class probabilities of both.
+        truth (ndarray | None): The edges of the labels, (h, w), to be drawn
+            between those of the student and the teacher. Defaults to None.
     """
 
     student: ndarray
     teacher: ndarray
     source: str
+    truth: ndarray | None = None
 
 
 @dataclass
@@ -125,8 +131,8 @@ def draw_distillation(
     marks = dict(enumerate(relations.points, 1)) if relations else {}
     which = f', with pixels 1 to {len(marks)}' if marks else ''
     first = [_Panel(f'image{which}', image, marks=marks)]
-    student: list[_Panel] = []
-    teacher: list[_Panel] = []
+    student: list[_Panel | None] = []
+    teacher: list[_Panel | None] = []
     legends: list[list[Patch]] = []
     if semantics is not None:
         first += _semantic_panels(image, semantics)
@@ -134,20 +140,7 @@ def draw_distillation(
         if semantics.truth is not None:
             legends.append(_patches(ERROR_COLORS))
     if boundary is not None:
-        student.append(
-            _Panel(
-                'student: boundary map B\n(1: sure of a boundary)',
-                heat=boundary.student,
-            )
-        )
-        who = 'truth' if boundary.source == 'label' else 'teacher'
-        teacher.append(
-            _Panel(
-                f'{who}: edges of its {boundary.source} affinity\n'
-                '(1: unlike a neighbor)',
-                heat=boundary.teacher,
-            )
-        )
+        student, teacher = _boundary_panels(boundary)
     if relations is not None:
         for pair in _relation_panels(image, relations):
             student.append(pair[0])
@@ -197,6 +190,34 @@ def _semantic_panels(image: ndarray, semantics: Semantics) -> list[_Panel]:
     ]
 
 
+def _boundary_panels(
+    boundary: Boundary,
+) -> tuple[list[_Panel | None], list[_Panel | None]]:
+    """What is above, the student's, and below, the teacher's."""
+    on_mask = boundary.source == 'mask'
+    whose = 'class probabilities' if on_mask else f'{boundary.source} affinity'
+    above = (
+        _edges_panel('student', whose, boundary.student)
+        if on_mask
+        else _Panel(
+            'student: boundary map B\n(1: sure of a boundary)',
+            heat=boundary.student,
+        )
+    )
+    who = 'truth' if boundary.source == 'label' else 'teacher'
+    below = _edges_panel(who, whose, boundary.teacher)
+    if boundary.truth is None:
+        return [above], [below]
+    truth = _edges_panel('truth', 'labels', boundary.truth)
+    return [above, truth], [below, None]
+
+
+def _edges_panel(who: str, whose: str, heat: ndarray) -> _Panel:
+    return _Panel(
+        f'{who}: edges of its {whose}\n(1: unlike a neighbor)', heat=heat
+    )
+
+
 def _stripes(size: tuple[int, int]) -> ndarray:
     """Black and white, as no class's color can be."""
     width = max(1, round(max(size) / 80))
@@ -233,13 +254,17 @@ def _relation_panels(
 
 
 def _arrange(
-    first: list[_Panel], student: list[_Panel], teacher: list[_Panel]
+    first: list[_Panel],
+    student: list[_Panel | None],
+    teacher: list[_Panel | None],
 ) -> list[list[_Panel | None]]:
-    """The student's panels above the teacher's, no row of one panel."""
+    """The student's panels above the teacher's, and no row of one panel, but
+    for an image that would make a long row longer."""
     rows = [row for row in (student, teacher) if row]
-    if len(student) == 1:
-        rows = [student + teacher]
-    if len(first) > 1 or not rows:
+    of_teacher = [panel for panel in teacher if panel is not None]
+    if len(of_teacher) == 1:
+        rows = [student + of_teacher]
+    if len(first) > 1 or not rows or len(rows[0]) > 4:
         return [first, *rows]
     return [first + rows[0], *([None, *row] for row in rows[1:])]
 

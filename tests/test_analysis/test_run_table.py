@@ -4,6 +4,7 @@ import argparse
 import copy
 import csv
 import fcntl
+import importlib
 import io
 import json
 import statistics
@@ -813,6 +814,27 @@ def test_options_give_every_run_its_place(tool, monkeypatch):
     ):
         with pytest.raises(ValueError, match='Expected'):
             places(*options)
+
+
+@pytest.mark.parametrize('package', ['mmrazor', 'mmsegmentation', 'mmdet'])
+def test_training_starts_what_mim_would_start(toy, monkeypatch, package):
+    monkeypatch.chdir(toy.parent)
+    _, verb, _, *arguments = plan(read_table(toy), 'runs')[0].command()
+    mim = importlib.import_module('mim.commands.train')
+    monkeypatch.setattr(mim.subprocess, 'check_output', lambda command: b'')
+    monkeypatch.setattr(
+        mim.subprocess,
+        'check_call',
+        lambda command, **_: started.append(command) or 0,
+    )
+    started = []
+    mim.cli.main([package, *arguments], standalone_mode=False)
+    assert started == [
+        [
+            sys.executable,
+            *execution._program(['mim', verb, package, *arguments]),
+        ]
+    ]
 
 
 def test_failed_run_is_told_and_the_others_run(toy, monkeypatch):

@@ -5,8 +5,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +16,10 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmbckd.engine import export_student_checkpoint
+from tests.processes import run_side_by_side
 from tests.runs import config as run_config
 from tests.runs import names, write_images
 
-ROOT = Path(__file__).parents[2]
 FEATURE = dict(type='ModuleInputs', source='decode_head.conv_seg')
 ITERS = 6
 # Where a run is killed, by what, its last checkpoint, and what it was writing.
@@ -77,16 +75,13 @@ class Killer(Hook):
             limit_files((Path(runner.work_dir) / like).stat().st_size // 2)
 
 
-def run_until_killed(data: str, root: str) -> None:
-    """A run for each point, in a process of its own each; print how it ended.
-
-    What takes long, to import everything, is done once.
-    """
+def run_until_killed(data: Path, root: Path) -> None:
+    """A run in a process of its own for each point; print how it ended."""
     init_default_scope('mmseg')
     for point in POINTS:
         child = os.fork()
         if not child:
-            runner = Runner.from_cfg(config(Path(data), Path(root, point)))
+            runner = Runner.from_cfg(config(data, root / point))
             runner.register_hook(Killer(point))
             runner.train()
             os._exit(0)
@@ -136,19 +131,8 @@ def whole(data, tmp_path_factory) -> Path:
 def killed(data, tmp_path_factory) -> tuple[Path, str]:
     """Where the killed runs are, and what their processes said."""
     root = tmp_path_factory.mktemp('killed')
-    code = (
-        'from tests.test_faults.test_interruptions import *; '
-        f'run_until_killed({str(data)!r}, {str(root)!r})'
-    )
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code],
-        cwd=ROOT,
-        env=dict(os.environ, OMP_NUM_THREADS='1'),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return root, done.stdout
+    (said,) = run_side_by_side(run_until_killed, [(data, root)], root)
+    return root, said
 
 
 @pytest.mark.parametrize('point', POINTS)

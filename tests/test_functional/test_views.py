@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from mmbckd.functional import affinity_edges, relation_kl, relation_rows
+from mmbckd.functional import (
+    affinity_edges,
+    relation_kl,
+    relation_rows,
+    semantic_affinity_edges,
+)
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -47,6 +53,24 @@ def test_semantic_edges_equal_loops_over_neighbors():
             lambda i, j, p=p: p[:, i[0], i[1]] @ p[:, j[0], j[1]], (5, 6)
         )
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_edges_on_the_mask_equal_loops_over_neighbors():
+    student = random(2, 3, 5, 6).requires_grad_()
+    teacher = random(2, 3, 3, 4, seed=1)
+    found = semantic_affinity_edges(student, teacher, tau=2.0)
+    resized = F.interpolate(
+        teacher, size=(5, 6), mode='bilinear', align_corners=False
+    )
+    for logits, edges in zip((student.detach(), resized), found):
+        assert edges.shape == (2, 1, 5, 6) and not edges.requires_grad
+        for image, edges_of_image in zip(logits.numpy(), edges[:, 0].numpy()):
+            p = np.exp(image / 2)
+            p /= np.linalg.norm(p, axis=0)
+            expected = reference_edges(
+                lambda i, j, p=p: p[:, i[0], i[1]] @ p[:, j[0], j[1]], (5, 6)
+            )
+            np.testing.assert_allclose(edges_of_image, expected, rtol=1e-9)
 
 
 def test_feature_edges_take_their_scale_from_the_radius_of_the_loss():

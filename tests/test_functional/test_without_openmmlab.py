@@ -5,6 +5,7 @@ import subprocess
 import sys
 from ast import literal_eval
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ class Blocked:
             raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
 
 sys.meta_path.insert(0, Blocked)
+for name in list(sys.modules):
+    if name.partition('.')[0] in {names}:
+        del sys.modules[name]
 """
 MISSING = """
 def not_found(name):
@@ -83,12 +87,13 @@ ALL_ELSE = [
 FORKS = """
 import os, sys, tempfile, traceback
 import torch
-for code in {codes}:
+for environment, code in {cases}:
     with tempfile.TemporaryFile() as said:
         child = os.fork()
         if not child:
             os.dup2(said.fileno(), 2)
             try:
+                exec(environment, {{}})
                 exec(code, {{'__name__': '__main__'}})
             except BaseException:
                 traceback.print_exc()
@@ -97,7 +102,7 @@ for code in {codes}:
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         said.seek(0)
-        print(repr((code, (status, said.read().decode()))))
+        print(repr(((environment, code), (status, said.read().decode()))))
 """
 
 
@@ -112,23 +117,28 @@ def python(code, **environ):
 
 
 @cache
-def outcomes(environment):
-    """Exit status and stderr of all statements in an environment."""
+def all_outcomes():
+    """Exit status and stderr of all statements in all environments."""
     codes = [METRICS, *(code + USE for code in LOSSES), *ALL_ELSE]
-    done = python(ENVIRONMENTS[environment] + FORKS.format(codes=codes))
+    cases = [*product(ENVIRONMENTS.values(), codes)]
+    done = python(FORKS.format(cases=cases))
     assert done.returncode == 0, done.stderr
     return dict(map(literal_eval, done.stdout.splitlines()))
+
+
+def outcome(environment, statement):
+    return all_outcomes()[ENVIRONMENTS[environment], statement]
 
 
 @pytest.mark.parametrize('environment', ENVIRONMENTS)
 @pytest.mark.parametrize('statement', LOSSES)
 def test_losses_work(environment, statement):
-    assert outcomes(environment)[statement + USE] == (0, '')
+    assert outcome(environment, statement + USE) == (0, '')
 
 
 @pytest.mark.parametrize('environment', ['broken', 'missing', 'old_version'])
 def test_metrics_work(environment):
-    assert outcomes(environment)[METRICS] == (0, '')
+    assert outcome(environment, METRICS) == (0, '')
 
 
 @pytest.mark.parametrize(
@@ -142,7 +152,7 @@ def test_metrics_work(environment):
 )
 @pytest.mark.parametrize('statement', ALL_ELSE)
 def test_all_else_ends_in_one_clear_message(environment, message, statement):
-    status, said = outcomes(environment)[statement]
+    status, said = outcome(environment, statement)
     assert status == 1
     assert said.count('Traceback') == 1
     last = said.splitlines()[-1]
@@ -162,7 +172,7 @@ def test_without_the_compat_layer_losses_work_and_all_else_says_why():
 
 
 def test_metrics_name_what_they_need():
-    status, said = outcomes('nothing_else')[METRICS]
+    status, said = outcome('nothing_else', METRICS)
     assert status == 1
     assert said.splitlines()[-1] == (
         "ModuleNotFoundError: No module named 'cv2'"

@@ -1,14 +1,8 @@
 """Several processes with a part of the batch each learn what one process
 learns from all of it.
 
-Two processes of gloo run this file as a script; expected is the same code in
-one process.
+Expected is the same code in one process.
 """
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import mmbckd  # noqa: F401
 from mmbckd.functional import boundary_affinity_loss, semantic_affinity_loss
+from tests.processes import run_side_by_side
 from tests.segmentors import batch, cnn_segmentor
 
-ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 4
 SOURCES = ['semantic', 'feature', 'label']
 
@@ -148,20 +142,7 @@ def work(rank, world_size, folder):
 def processes(tmp_path_factory):
     """Terms and steps of both processes."""
     folder = tmp_path_factory.mktemp('distributed')
-    environ = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
-    running = [
-        subprocess.Popen(
-            [sys.executable, '-W', 'ignore', __file__, str(rank), '2', folder],
-            env=environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in running:
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, output
+    run_side_by_side(work, [(rank, 2, folder) for rank in range(2)], folder)
     return [torch.load(folder / f'{rank}.pt') for rank in range(2)]
 
 
@@ -192,7 +173,3 @@ def test_two_processes_learn_what_one_learns_from_both_batches(
         )
     error = (gradient_0 - gradient).norm() / gradient.norm()
     assert error < 1e-10
-
-
-if __name__ == '__main__':
-    work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

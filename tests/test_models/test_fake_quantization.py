@@ -1,13 +1,8 @@
-"""A student that trains with fake quantization computes as its INT8 file.
-
-Two processes of gloo run this file as a script.
-"""
+"""A student that trains with fake quantization computes as its INT8 file."""
 
 import copy
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -33,10 +28,9 @@ from mmbckd.models.quantization.quantizers import (
 )
 from mmbckd.models.utils import build_student, load_student
 from tests import runs
+from tests.processes import run_side_by_side
 from tests.segmentors import cnn_segmentor, transformer_segmentor
 from tests.test_deploy.test_export import build, pictures
-
-ROOT = Path(__file__).parents[2]
 
 
 def images(count=4, side=64):
@@ -452,35 +446,23 @@ def test_checkpoint_of_another_quantization_is_refused(quantized):
 
 def test_two_processes_learn_the_same(tmp_path):
     write_float_student(tmp_path)
-    port = str(20000 + os.getpid() % 20000)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env=dict(
-                os.environ,
-                RANK=rank,
-                LOCAL_RANK=rank,
-                WORLD_SIZE='2',
-                MASTER_ADDR='127.0.0.1',
-                MASTER_PORT=port,
-                PYTHONPATH=str(ROOT),
-                OMP_NUM_THREADS='1',
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in '01'
-    ]
-    said = [p.communicate(timeout=300)[0] for p in processes]
-    assert [p.returncode for p in processes] == [0, 0], said[0][-2000:]
+    run_side_by_side(
+        train_in_a_process, [(rank, tmp_path) for rank in '01'], tmp_path
+    )
     first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in '01')
     assert any(key.endswith('log2_scale') for key in first)
     for key, value in first.items():
         assert torch.equal(value, second[key]), key
 
 
-def train_in_a_process(tmp_path):
+def train_in_a_process(rank, tmp_path):
+    os.environ.update(
+        RANK=rank,
+        LOCAL_RANK=rank,
+        WORLD_SIZE='2',
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(20000 + os.getppid() % 20000),
+    )
     init_default_scope('mmseg')
     config = training(
         tmp_path,
@@ -492,11 +474,4 @@ def train_in_a_process(tmp_path):
     config.default_hooks.checkpoint.pop('save_best')
     runner = Runner.from_cfg(config)
     runner.train()
-    torch.save(
-        runner.model.module.state_dict(),
-        tmp_path / f'{os.environ["RANK"]}.pth',
-    )
-
-
-if __name__ == '__main__':
-    train_in_a_process(Path(sys.argv[1]))
+    torch.save(runner.model.module.state_dict(), tmp_path / f'{rank}.pth')

@@ -20,12 +20,17 @@ from mmrazor.registry import MODELS
 
 from mmbckd.engine import BCKDVisualizationHook
 from mmbckd.engine.hooks import bckd_visualization_hook
-from mmbckd.functional import affinity_edges, relation_rows
+from mmbckd.functional import (
+    affinity_edges,
+    relation_rows,
+    semantic_affinity_edges,
+)
 from tests.runs import config, names, write_images
 
 LOGITS = dict(type='ModuleOutputs', source='decode_head.conv_seg')
 FEATURE = dict(type='ModuleInputs', source='decode_head.conv_seg')
 BOUNDARY = dict(student='backbone', teacher='decode_head.conv_seg')
+ON_MASK = dict(type='SemanticAffinityLoss', tau=2.0)
 CONTEXT = dict(student=FEATURE, teacher=FEATURE)
 LONG_FORM = dict(
     type='ConfigurableDistiller',
@@ -224,6 +229,7 @@ def test_end_is_drawn_once(interval, steps, monkeypatch):
     [
         (dict(boundary=BOUNDARY, context=CONTEXT), ALL),
         (dict(boundary=BOUNDARY), ALL - {'relations'}),
+        (dict(boundary=ON_MASK, context=CONTEXT), ALL),
         (dict(context=dict(CONTEXT, max_tokens=16)), ALL - {'boundary'}),
         (
             dict(boundary=dict(student='backbone', source='label')),
@@ -245,6 +251,7 @@ def test_end_is_drawn_once(interval, steps, monkeypatch):
     ids=[
         'both',
         'boundary',
+        'on the mask',
         'context',
         'label',
         'feature',
@@ -496,9 +503,10 @@ def test_labels_are_drawn_where_they_are_in_a_padded_input(
             ),
             ALL - {'boundary'},
         ),
+        (dict(boundary=ON_MASK), ALL - {'relations'}),
         (LONG_FORM, ALL),
     ],
-    ids=['alone', 'both', 'label', 'long form'],
+    ids=['alone', 'both', 'label', 'on the mask', 'long form'],
 )
 def test_training_goes_on_without_annotations_of_the_validation_data(
     tmp_path, drawn, distiller, expected
@@ -517,6 +525,8 @@ def test_training_goes_on_without_annotations_of_the_validation_data(
     for call in drawn:
         assert {k for k in ALL if call.get(k) is not None} == expected
         assert call['semantics'].truth is None
+        if 'boundary' in call:
+            assert call['boundary'].truth is None
         assert call['semantics'].prediction.shape == (32, 32)
     (log,) = (tmp_path / 'work_dir').glob('*/*.log')
     assert log.read_text().count('leaves out the truth') == 1
@@ -612,6 +622,37 @@ def test_drawn_are_the_tensors_of_the_losses_in_eval_mode(root, runner, drawn):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     logits = F.interpolate(logits, size=(32, 32), mode='bilinear')
     assert (call['semantics'].prediction == logits[0].argmax(0).numpy()).all()
+
+
+def test_edges_of_both_masks_and_of_the_labels_are_drawn(root, runner, drawn):
+    """Padded from 32x32 to 64x48, at the bottom and on the right."""
+    distill(runner, root, dict(boundary=ON_MASK), test_size=(64, 48))
+    draw(runner, indices=[1])
+    model = runner.model.eval()
+    sample = runner.val_dataloader.dataset[1]
+    image = model.data_preprocessor(
+        dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']])
+    )['inputs']
+    with torch.no_grad():
+        logits = [
+            network(image, mode='tensor')
+            for network in (model.student, model.teacher)
+        ]
+    edges = semantic_affinity_edges(*logits, tau=2.0)
+    labels = torch.full((1, 64, 48), 255)
+    labels[:, :32, :32] = torch.from_numpy(
+        mmcv.imread(str(root / 'ann' / '1.png'), 'unchanged')
+    )
+    of_labels = affinity_edges(logits[0][:, :1], labels, source='label')
+    boundary = drawn[0]['boundary']
+    assert boundary.source == 'mask'
+    for found, expected in (
+        (boundary.student, edges[0]),
+        (boundary.teacher, edges[1]),
+        (boundary.truth, of_labels),
+    ):
+        assert 0 < expected.mean() < 1
+        np.testing.assert_allclose(found, expected[0, 0], rtol=1e-4, atol=1e-6)
 
 
 def test_points_of_a_padded_input_stay_where_they_are_in_the_image(

@@ -87,14 +87,18 @@ def boxes(fig):
 
 
 @pytest.mark.parametrize(
-    'size, keep',
+    'size, keep, on_mask',
     [
-        *((size, KEEP[0]) for size in SIZES),
-        *((SIZES[0], keep) for keep in KEEP[1:]),
+        *((size, KEEP[0], False) for size in SIZES),
+        *((SIZES[0], keep, False) for keep in KEEP[1:]),
+        *((SIZES[0], keep, True) for keep in KEEP if 'boundary' in keep),
     ],
 )
-def test_nothing_overlaps_or_leaves_the_figure(drawn, size, keep):
+def test_nothing_overlaps_or_leaves_the_figure(drawn, size, keep, on_mask):
     image, given = parts(size, num_classes=30, keep=keep)
+    if on_mask:
+        given['boundary'].source = 'mask'
+        given['boundary'].truth = given['boundary'].student
     out = draw_distillation(image, 'a.png, iteration 80000', **given)
     height, width = out.shape[:2]
     assert out.dtype == np.uint8 and height < 1500 and width < 2000
@@ -151,6 +155,33 @@ def test_edges_of_labels_are_not_said_to_be_the_teachers(drawn):
     given['boundary'].source = 'label'
     draw_distillation(image, 'a.png', **given)
     assert title(drawn[0].axes[2]).startswith('truth: edges')
+
+
+@pytest.mark.parametrize('keep', [KEEP[0], KEEP[1], KEEP[3], KEEP[5]])
+def test_edges_of_masks_are_drawn_beside_those_of_the_labels(drawn, keep):
+    image, given = parts(num_classes=30, keep=keep)
+    boundary = given['boundary']
+    boundary.source = 'mask'
+    boundary.truth = np.flip(boundary.student)
+    draw_distillation(image, 'a.png', **given)
+    places = {}
+    for axes in drawn[0].axes:
+        name = title(axes).split('\n')[0]
+        if 'edges' in name:
+            places[name] = axes.get_position()
+            who = name.partition(':')[0]
+            assert (axes.images[-1].get_array() == vars(boundary)[who]).all()
+    student, truth, teacher = places.values()
+    assert list(places) == [
+        'student: edges of its class probabilities',
+        'truth: edges of its labels',
+        'teacher: edges of its class probabilities',
+    ]
+    assert student.x1 < truth.x0 and student.y0 == truth.y0
+    if 'relations' in keep:
+        assert teacher.x0 == student.x0 and teacher.y1 < student.y0
+    else:
+        assert teacher.x0 > truth.x1 and teacher.y0 == truth.y0
 
 
 def test_panels_show_what_was_given(drawn):

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Queue
 from typing import NamedTuple
 
 from filelock import lock_descriptor
+from mim.utils import PKG2MODULE
 
 from .jobs import Job
 
@@ -123,7 +125,7 @@ def _run(
     job.work_dir.mkdir(parents=True, exist_ok=True)
     output = job.work_dir / 'output.txt'
     with open(job.work_dir / '.lock', 'w') as lock, open(output, 'ab') as out:
-        # mim inherits the file: it stays locked while an orphan goes on.
+        # The run inherits the file: it stays locked while an orphan goes on.
         if not lock_descriptor(lock.fileno(), blocking=False):
             return f'{job.title}: {job.work_dir} is in use by another process'
         job.write_config()
@@ -132,7 +134,7 @@ def _run(
             env['CUDA_VISIBLE_DEVICES'] = device.visible
         say(f'{job.title}\n$ {device.line(job)}')
         process = subprocess.Popen(
-            [sys.executable, '-m', *device.command(job)],
+            [sys.executable, *_program(device.command(job))],
             env=env,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -151,6 +153,22 @@ def _run(
         f'{job.title}: {why}. The end of {output}, which has the rest:\n'
         f'{_end_of(output)}'
     )
+
+
+def _program(command: list[str]) -> list[str]:
+    """What Python is to run for a command of mim.
+
+    For a training in one process it is the script that mim would start. Before
+    that, mim starts it to read its ``-h``, which imports everything once more.
+    """
+    if command[:2] != ['mim', 'train'] or 'pytorch' in command:
+        return ['-m', *command]
+    _, _, package, *arguments = command
+    gpus = arguments.index('--gpus')
+    del arguments[gpus : gpus + 2]
+    spec = find_spec(PKG2MODULE.get(package, package))
+    script = Path(spec.origin).with_name('.mim') / 'tools' / 'train.py'
+    return [str(script), *arguments]
 
 
 def _end_of(file: Path, lines: int = 15) -> str:

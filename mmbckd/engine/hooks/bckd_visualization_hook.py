@@ -14,12 +14,20 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, PixelData
 from mmengine.utils import is_seq_of
 from torch import Tensor, nn
 
-from ...functional import affinity_edges, relation_rows
-from ...models.losses import BoundaryAffinityLoss, ContextRelationLoss
+from ...functional import (
+    affinity_edges,
+    relation_rows,
+    semantic_affinity_edges,
+)
+from ...models.losses import (
+    BoundaryAffinityLoss,
+    ContextRelationLoss,
+    SemanticAffinityLoss,
+)
 from ...visualization import (
     Boundary,
     Relations,
@@ -42,10 +50,12 @@ class BCKDVisualizationHook(Hook):
     One figure per image, of the same images each time: the truth, the
     prediction and its errors (missed and spurious boundaries, broken
     regions); the student's boundary map B and the teacher's affinities as a
-    map of edges; the relations of a few pixels to all others in student and
-    teacher. What the model does not have is left out: without distillation
-    the second and third, for a detector the first. Of several losses of a
-    kind the first is drawn, and of the levels in a loss the first.
+    map of edges, or, where boundaries are distilled on the mask, the edges
+    of the class probabilities of both, and those of the labels; the relations
+    of a few pixels to all others in student and teacher. What the model does
+    not have is left out: without distillation the second and third, for a
+    detector the first. Of several losses of a kind the first is drawn, and of
+    the levels in a loss the first.
 
     Truth that the validation pipeline does not load is left out, which the
     log says once. No model computes its own loss for a figure: modules that
@@ -238,14 +248,18 @@ class BCKDVisualizationHook(Hook):
 
     def _distillation(self, model: BaseModel, batch: dict) -> dict:
         """The parts of the figure that the losses of distillation give."""
-        boundary_loss = _first(model, BoundaryAffinityLoss)
+        boundary_loss = _first(
+            model, (BoundaryAffinityLoss, SemanticAffinityLoss)
+        )
         context_loss = _first(model, ContextRelationLoss)
         if boundary_loss is context_loss is None:
             return {}
         data = model.data_preprocessor(batch, False)
         padded = data['inputs'].shape[-2:]
         sample = data['data_samples'][0]
-        ignore_index = getattr(boundary_loss, 'ignore_index', 255)
+        ignore_index = getattr(
+            boundary_loss, 'ignore_index', self.ignore_index
+        )
         data['data_samples'] = [fit_truth(sample, padded, ignore_index)]
         absent = recorders_without_truth(model.distiller, sample)
         if absent:
@@ -260,19 +274,11 @@ class BCKDVisualizationHook(Hook):
 
         parts = dict(coverage=coverage)
         if boundary_loss in inputs:
-            z, teacher = inputs[boundary_loss]
-            edges = affinity_edges(
-                z,
-                teacher,
-                source=boundary_loss.source,
-                radius=boundary_loss.radius,
-                tau=boundary_loss.tau,
-                ignore_index=boundary_loss.ignore_index,
-            )
-            parts['boundary'] = Boundary(
-                _array(z.sigmoid()[0, 0]),
-                _array(edges[0, 0]),
-                boundary_loss.source,
+            parts['boundary'] = _boundary(
+                boundary_loss,
+                *inputs[boundary_loss],
+                data['data_samples'][0].get('gt_sem_seg'),
+                ignore_index,
             )
         if context_loss in inputs:
             student, teacher = (
@@ -304,7 +310,41 @@ class BCKDVisualizationHook(Hook):
             )
 
 
-def _first(model: nn.Module, cls: type) -> nn.Module | None:
+def _boundary(
+    loss: nn.Module,
+    student: Tensor,
+    teacher: Tensor | Sequence[Tensor],
+    truth: PixelData | None,
+    ignore_index: int,
+) -> Boundary:
+    """What a boundary loss compares, by what it is given."""
+    if isinstance(loss, BoundaryAffinityLoss):
+        edges = affinity_edges(
+            student,
+            teacher,
+            source=loss.source,
+            radius=loss.radius,
+            tau=loss.tau,
+            ignore_index=ignore_index,
+        )
+        return Boundary(
+            _array(student.sigmoid()[0, 0]), _array(edges[0, 0]), loss.source
+        )
+    maps = [*semantic_affinity_edges(student, teacher, tau=loss.tau)]
+    if truth is not None:
+        maps.append(
+            affinity_edges(
+                student[:, :1],
+                truth.data,
+                source='label',
+                ignore_index=ignore_index,
+            )
+        )
+    student, teacher, *labels = (_array(edges[0, 0]) for edges in maps)
+    return Boundary(student, teacher, 'mask', *labels)
+
+
+def _first(model: nn.Module, cls: type | tuple) -> nn.Module | None:
     return next((m for m in model.modules() if isinstance(m, cls)), None)
 
 
