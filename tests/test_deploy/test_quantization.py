@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper
 
 from mmbckd.deploy import Interface, export_onnx, layer_errors, quantize_int8
@@ -16,6 +17,7 @@ IMAGE = Interface('uint8', 'rgb')
 
 @pytest.fixture(scope='module')
 def model():
+    torch.manual_seed(0)
     config = cnn_segmentor()
     config['data_preprocessor'].update(
         mean=[120.0] * 3, std=[60.0] * 3, bgr_to_rgb=True
