@@ -30,7 +30,7 @@ from mmbckd.analysis.formatting import heading, markdown_table
 from mmbckd.deploy import configs
 from mmbckd.deploy.export import MAX_DIFFERENCE, file_images
 from mmbckd.deploy.optional import require
-from mmbckd.models.quantization import FakeQuantization, build_quantization
+from mmbckd.models.quantization import build_quantization
 from mmbckd.models.utils import (
     build_student,
     load_student,
@@ -267,7 +267,8 @@ def run(args: argparse.Namespace) -> bool:
     finally:
         part.unlink(missing_ok=True)
     if args.test:
-        test(config, model, quantization, files, out / f'{name}_results.json')
+        learned = args.checkpoint if quantization is not None else None
+        test(config, model, learned, files, out / f'{name}_results.json')
     return True
 
 
@@ -313,7 +314,9 @@ def write_layers(errors: list, out: Path) -> None:
     )
 
 
-def test(config: Config, model, quantization, files: dict, out: Path) -> None:
+def test(
+    config: Config, model, learned: str | None, files: dict, out: Path
+) -> None:
     """Test the student and its files, and write a row for each."""
     plain = config.copy()
     plain.model = student_config(config)
@@ -323,12 +326,10 @@ def test(config: Config, model, quantization, files: dict, out: Path) -> None:
 
     def load_quantized(student) -> None:
         load(student)
-        FakeQuantization(
-            student, **(config.model.get('quantize') or {})
-        ).load_state_dict(quantization.state_dict())
+        build_quantization(config, learned, student)
 
     loads = {'PyTorch': load}
-    if quantization is not None:
+    if learned is not None:
         loads['PyTorch, fake-quantized'] = load_quantized
     rows = [
         dict(
