@@ -22,5 +22,5 @@ def require(*names: str) -> tuple[ModuleType, ...]:
         raise ImportError(
             f'Expected the packages of deployment, but {error}: '
             "pip install 'mmbckd[deploy]', or "
-            'pip install onnx onnxscript onnxruntime openvino brevitas'
+            'pip install onnx onnxscript onnxruntime openvino'
         ) from None

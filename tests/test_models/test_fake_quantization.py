@@ -2,7 +2,6 @@
 
 import copy
 import os
-import sys
 
 import numpy as np
 import onnx
@@ -334,13 +333,6 @@ def test_model_that_was_not_calibrated_does_not_run():
     FakeQuantization(model)
     with pytest.raises(ValueError, match='CalibrationHook'):
         logits(model, images(1)[0])
-
-
-def test_missing_package_is_one_sentence_with_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'brevitas', None)
-    monkeypatch.setitem(sys.modules, 'brevitas.function.ops_ste', None)
-    with pytest.raises(ImportError, match=r"pip install 'mmbckd\[deploy\]'"):
-        FakeQuantization(build(cnn_segmentor()))
 
 
 def training(tmp_path, distill, **kwargs):

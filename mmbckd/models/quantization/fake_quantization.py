@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...deploy.export import check_model
-from ...deploy.optional import require
 from .plan import Layer, Plan, Site
 from .quantizers import ActivationQuantizer, LayerQuantizer
 
@@ -57,7 +56,6 @@ class FakeQuantization(nn.Module):
             types.
 
     Raises:
-        ImportError: If Brevitas is not installed.
         TypeError: If the model is of another kind.
         ValueError: If an option is unknown, or there is nothing to quantize.
 
@@ -77,7 +75,6 @@ class FakeQuantization(nn.Module):
         power_of_two_scales: bool | None = None,
     ) -> None:
         super().__init__()
-        require('brevitas.function.ops_ste')
         if isinstance(weight_bits, bool) or weight_bits not in WEIGHT_BITS:
             raise ValueError(
                 'Expected `weight_bits` to be an integer from 2 to 8, but got '

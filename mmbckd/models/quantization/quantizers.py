@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...deploy.optional import require
 from .plan import Layer
 
 # A bias has at most so many steps, which float32 adds exactly.
@@ -17,10 +16,18 @@ MAX_BIAS = 2**23
 MIN_SCALE = 1e-10
 
 
-def round_ste(x: Tensor) -> Tensor:
+class RoundSTE(torch.autograd.Function):
     """Round half to even, with the gradient of the identity."""
-    (ops,) = require('brevitas.function.ops_ste')
-    return ops.round_ste(x)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Round, any shape."""
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """The straight-through estimator."""
+        return grad
 
 
 def fake_quantize(
@@ -47,13 +54,13 @@ def fake_quantize(
         Tensor: As ``x``, in float32.
     """
     # An autocast type has too few digits for 8 bits.
-    integers = round_ste(x.float() / scale) + zero_point
+    integers = RoundSTE.apply(x.float() / scale) + zero_point
     return (integers.clamp(*limits) - zero_point) * scale
 
 
 def power_of_two(log2: Tensor) -> Tensor:
     """The power of two that is next on the scale of logarithms."""
-    return round_ste(log2).exp2()
+    return RoundSTE.apply(log2).exp2()
 
 
 class ActivationQuantizer(nn.Module):
