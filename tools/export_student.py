@@ -28,7 +28,7 @@ from mmengine.runner import Runner, load_checkpoint
 from mmbckd import deploy
 from mmbckd.analysis.formatting import heading, markdown_table
 from mmbckd.deploy import configs
-from mmbckd.deploy.export import MAX_DIFFERENCE, file_images
+from mmbckd.deploy.comparison import MAX_DIFFERENCE, file_images
 from mmbckd.deploy.optional import require
 from mmbckd.models.quantization import build_quantization
 from mmbckd.models.utils import (

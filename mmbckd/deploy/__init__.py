@@ -4,7 +4,9 @@ Needs ``pip install 'mmbckd[deploy]'``; nothing here is imported before it is
 called.
 """
 
-from .export import Comparison, Interface, compare_onnx, export_onnx
+from .comparison import Comparison, compare_onnx
+from .export import export_onnx
+from .interface import Interface
 from .qdq import export_qdq
 from .quantization import layer_errors, quantize_int8
 

@@ -15,7 +15,8 @@ from numpy import ndarray
 from torch import nn
 
 from ..models.utils import student_config
-from .export import Interface, normalize
+from .comparison import normalize
+from .interface import Interface
 
 
 def _scope(config: Config):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .export import Interface, export_onnx
+from .export import export_onnx
+from .interface import Interface
 from .optional import require
 
 if TYPE_CHECKING:

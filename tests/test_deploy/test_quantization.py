@@ -8,7 +8,7 @@ import torch
 from onnx import numpy_helper
 
 from mmbckd.deploy import Interface, export_onnx, layer_errors, quantize_int8
-from mmbckd.deploy.export import compare_onnx, file_images
+from mmbckd.deploy.comparison import compare_onnx, file_images
 from tests.segmentors import cnn_segmentor
 from tests.test_deploy.test_export import build, pictures
 

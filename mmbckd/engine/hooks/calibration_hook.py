@@ -62,8 +62,8 @@ class CalibrationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Calibrate, unless that is done."""
+        from ...deploy.comparison import normalize
         from ...deploy.configs import build_dataset, read_images
-        from ...deploy.export import normalize
 
         quantization = getattr(unwrapped_model(runner), 'quantization', None)
         if quantization is None or quantization.calibrated:

@@ -15,7 +15,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...deploy.export import check_model
+from ...deploy.interface import check_model
 from .plan import Layer, Plan, Site
 from .quantizers import ActivationQuantizer, LayerQuantizer
 

@@ -109,7 +109,7 @@ class ONNXSegmentor(EncoderDecoder):
 
     def _check_preprocessor(self) -> None:
         """Check that the file takes what ``data_preprocessor`` gives."""
-        from ...deploy.export import Normalization
+        from ...deploy.interface import Normalization
 
         wanted = Normalization(self.file_input['channel_order'], None, None)
         if self.file_input['kind'] == 'normalized':
