@@ -1,0 +1,4 @@
+# BCKD beside another distillation loss.
+_base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-1k_camvid-240x320.py'
+
+model = dict(distiller={{_base_.cwd}})
