@@ -33,6 +33,7 @@ UNDECLARED = {
     'pandas': '',
     'tabulate': '',  # pandas' Markdown
     'filelock': '>=4.1',
+    'submitit': '',
     'joblib': '',  # mmrazor
     'scipy': '',  # mmrazor
     'scikit-learn': '',  # mmrazor

@@ -186,5 +186,5 @@ def test_failed_training_shows_the_end_of_its_output(
     assert errors.startswith('Failed:')
     assert 'StreetScenesDataset expected *.png images in nowhere' in errors
     assert 'CalledProcessError' not in errors
-    (file,) = (tmp_path / 'work').glob('*/output.txt')
+    (file,) = (tmp_path / 'work').glob('*/submitit/*_log.out')
     assert f'The end of {file}, which has the rest' in errors

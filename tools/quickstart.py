@@ -76,7 +76,13 @@ def read_jobs(work_dir: Path) -> list:
 
 def train(jobs: list, bars: Progress) -> None:
     """Train the students side by side, unless they are trained already."""
-    from mmbckd.analysis.tables.execution import Device, run_jobs
+    import torch
+
+    from mmbckd.analysis.tables.execution import (
+        Device,
+        run_jobs,
+        visible_gpus,
+    )
 
     tasks = {
         job: bars.add_task(f'train {job.row.title}', total=job.limit)
@@ -96,8 +102,9 @@ def train(jobs: list, bars: Progress) -> None:
     threads = len(os.sched_getaffinity(0)) // max(1, len(todo))
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, threads)))
     with repeatedly(show):
+        gpus = visible_gpus(int(torch.cuda.is_available()))
         failures = run_jobs(
-            todo, [Device(None)] * len(todo), say=lambda text: None
+            todo, [Device(gpus)] * len(todo), say=lambda text: None
         )
     show()
     if failures:

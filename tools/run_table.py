@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import submitit
 import torch
 
 from mmbckd.analysis.cost import machine, model_cost
@@ -30,7 +31,11 @@ from mmbckd.analysis.tables.definition import (
     row_config,
     table_parser,
 )
-from mmbckd.analysis.tables.execution import Device, run_jobs
+from mmbckd.analysis.tables.execution import (
+    Device,
+    run_jobs,
+    visible_gpus,
+)
 from mmbckd.analysis.tables.jobs import Job, described_work, minutes_left
 from mmbckd.models.utils import is_distillation
 
@@ -43,7 +48,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--gpus',
         help='GPUs to use, such as 0,1,2; with --launcher pytorch the number '
-        'of processes of every run (default: 0)',
+        'of processes of every run, with --slurm that of GPUs of each node '
+        '(default: 0, or 1 of them)',
     )
     parser.add_argument(
         '--gpu-runs',
@@ -66,6 +72,15 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch'], default='none'
+    )
+    parser.add_argument(
+        '--slurm',
+        nargs='*',
+        metavar='NAME=VALUE',
+        help='hand the runs to Slurm, all at once, with these options of '
+        'sbatch by their names in submitit, such as partition=gpu '
+        'cpus_per_task=8 time=600 (minutes; default: a day); a run that '
+        'reaches its limit of time is queued again and goes on',
     )
     parser.add_argument(
         '--dry-run',
@@ -97,16 +112,13 @@ def parse_args() -> argparse.Namespace:
 
 
 def devices_of(args: argparse.Namespace) -> list[Device]:
-    """The devices that the options name."""
+    """The devices that the options name; on Slurm one that takes all runs."""
+    if args.slurm is not None:
+        return [slurm_device(args)]
     cpu = args.cpu or not torch.cuda.is_available()
     if args.launcher == 'pytorch':
-        number = args.gpus or '1'
-        if not number.isdecimal() or number == '0':
-            raise ValueError(
-                'Expected the number of processes as --gpus, '
-                f'with --launcher pytorch, but got {number}.'
-            )
-        return [Device('' if cpu else None, 'pytorch', int(number))]
+        processes = number_of(args.gpus or '1', 'processes')
+        return [Device(() if cpu else visible_gpus(processes), processes)]
     if cpu:
         if args.cpu_runs < 1:
             raise ValueError(
@@ -117,7 +129,7 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
                 f'Expected no --gpus on the CPU, but got {args.gpus}'
                 f'{"." if args.cpu else "; PyTorch finds no GPU."}'
             )
-        return [Device('')] * args.cpu_runs
+        return [Device()] * args.cpu_runs
     gpus = (args.gpus or '0').split(',')
     if not all(gpu.isdecimal() for gpu in gpus) or len(set(gpus)) < len(gpus):
         raise ValueError(
@@ -128,7 +140,49 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
         raise ValueError(
             f'Expected --gpu-runs of at least 1, but got {args.gpu_runs}.'
         )
-    return [Device(gpu, gpus=1) for gpu in gpus] * args.gpu_runs
+    return [Device((int(gpu),)) for gpu in gpus] * args.gpu_runs
+
+
+def slurm_device(args: argparse.Namespace) -> Device:
+    """What --slurm, --gpus and --launcher say of each run."""
+    options: dict = {'time': 24 * 60}
+    for option in args.slurm:
+        name, equals, value = option.partition('=')
+        if not name or not equals:
+            raise ValueError(
+                'Expected --slurm as NAME=VALUE, such as partition=gpu, but '
+                f'got {option}.'
+            )
+        options[name] = int(value) if value.isdecimal() else value
+    try:
+        submitit.SlurmExecutor(args.work_dir).update_parameters(**options)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "Expected a machine with Slurm's srun, and --slurm with options "
+            f'of sbatch, but got {options}. {error}'
+        ) from None
+    number = number_of(args.gpus or '1', 'GPUs of each node')
+    device = Device(
+        () if args.cpu else tuple(range(number)),
+        number if args.launcher == 'pytorch' else 0,
+        options,
+    )
+    if args.launcher == 'none' and device.batches > 1:
+        raise ValueError(
+            'Expected --launcher pytorch for a run on several nodes, but got '
+            'none. Add it, or leave nodes out of --slurm.'
+        )
+    return device
+
+
+def number_of(number: str, what: str) -> int:
+    """What --gpus says where it is a number."""
+    if not number.isdecimal() or number == '0':
+        raise ValueError(
+            f'Expected the number of {what} as --gpus, with --launcher '
+            f'pytorch or --slurm, but got {number}.'
+        )
+    return int(number)
 
 
 def print_plan(jobs: list[Job], done: int, devices: list[Device]) -> None:
@@ -140,7 +194,7 @@ def print_plan(jobs: list[Job], done: int, devices: list[Device]) -> None:
         total += minutes or 0
         known += minutes is not None
         print(
-            f'# {job.title}: {described_work(job, max(1, devices[0].gpus))},'
+            f'# {job.title}: {described_work(job, devices[0].batches)},'
             f' {about}\n{devices[0].line(job)}'
         )
     print(f'# {done} runs done, {len(jobs)} to run')
@@ -246,6 +300,8 @@ def main() -> None:
         print_plan(missing, len(jobs) - len(missing), devices)
         return
     try:
+        if args.slurm is not None:  # which knows best when to start them
+            devices *= len(missing)
         failures = [] if args.no_run else run_jobs(missing, devices)
     except KeyboardInterrupt:
         sys.exit('Stopped, with all runs. The same command resumes them.')

@@ -3,92 +3,40 @@
 import argparse
 import copy
 import csv
-import fcntl
-import importlib
 import io
 import json
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import submitit
 import torch
-import yaml
 from mmengine.config import Config, DictAction
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from PIL import Image
 from scipy.stats import ttest_rel
 
 from mmbckd.analysis.cost import model_cost
 from mmbckd.analysis.runs import Log, copy_log, read_log, results_log
 from mmbckd.analysis.tables import (
     Row,
-    execution,
     plan,
     read_table,
     summarize,
     to_csv,
     to_markdown,
 )
-from mmbckd.analysis.tables.execution import Device, run_jobs
-from mmbckd.analysis.tables.jobs import derive_config, minutes_left
+from mmbckd.analysis.tables.execution import Device
+from mmbckd.analysis.tables.jobs import derive_config
 from mmbckd.analysis.tables.summary import gap_closed, paired_difference
+from tests.toy_table import write
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
 TABLES = sorted((ROOT / 'tables').glob('*.yml'))
 TOY = ROOT / 'tests/test_compat/toy_distill.py'
-CPU = Device('')
-
-
-@pytest.fixture
-def tool(monkeypatch, tmp_path):
-    """The tool's module; it runs in an empty folder."""
-    monkeypatch.syspath_prepend(str(TOOLS))
-    monkeypatch.chdir(tmp_path)
-    import run_table
-
-    return run_table
-
-
-@pytest.fixture
-def toy(tmp_path, monkeypatch) -> Path:
-    """A table of a tiny student with two seeds, of four iterations each."""
-    rng = np.random.default_rng(0)
-    for folder, top in (('img', 256), ('ann', 2)):
-        (tmp_path / 'data' / folder).mkdir(parents=True)
-        for i in range(2):
-            shape = (64, 64, 3) if folder == 'img' else (64, 64)
-            Image.fromarray(rng.integers(0, top, shape, np.uint8)).save(
-                tmp_path
-                / 'data'
-                / folder
-                / f'{i}.{"jpg" if folder == "img" else "png"}'
-            )
-    monkeypatch.setenv('TOY_DATA', str(tmp_path / 'data'))
-    cfg = Config.fromfile(TOY)
-    cfg.custom_imports = dict(imports=['mmbckd'])  # lets it be resumed
-    cfg.default_hooks.logger.log_metric_by_epoch = False
-    preprocessor = cfg.model.data_preprocessor
-    cfg.model = dict(cfg.model.architecture, data_preprocessor=preprocessor)
-    cfg.dump(tmp_path / 'toy.py')
-    return write(tmp_path / 'toy.yml', seeds=[0, 1])
-
-
-def write(path: Path, **changes) -> Path:
-    """A definition with the student toy.py."""
-    node = dict(
-        title='Toy',
-        metrics=['mIoU', 'b0_err'],
-        input_size=[64, 64],
-        pairs=[dict(title='toy', student='toy.py')],
-    )
-    path.write_text(yaml.safe_dump({**node, **changes}))
-    return path
 
 
 # ---------------------------------------------------------------- definitions
@@ -657,59 +605,6 @@ def test_parameters_and_flops_are_those_of_the_plain_model(toy):
 # ----------------------------------------------------------------------- runs
 
 
-class Killed(Hook):
-    """Kills a run in its third iteration."""
-
-    def after_train_iter(self, runner, batch_idx, *args, **kwargs):
-        if runner.iter == 2:
-            raise KeyboardInterrupt
-
-
-def test_killed_run_goes_on_and_a_finished_one_is_not_run_again(
-    toy, tool, monkeypatch, capsys
-):
-    table = read_table(toy)
-    first, second = plan(table, 'work_dirs')
-    assert first.work_dir != second.work_dir
-    cfg = Config.fromfile(toy.with_suffix('.py'))
-    cfg.work_dir = str(first.work_dir)
-    cfg.randomness = dict(seed=0)
-    runner = Runner.from_cfg(cfg)
-    runner.register_hook(Killed())
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
-    assert first.log() is None and '--resume' in first.command()
-    assert minutes_left(first) > 0
-    assert '--resume' not in second.command()
-
-    assert run_jobs([first], [CPU]) == []
-    log = first.log()
-    assert [record['iter'] for record in log.train] == [1, 2, 3, 4]
-    assert log.val[-1]['iter'] == 4 and log.metrics['mIoU'] >= 0
-    output = (first.work_dir / 'output.txt').read_text()
-    assert 'resumed epoch: 0, iter: 2' in output
-    assert 'randomness.seed=0' in ' '.join(first.command())
-
-    # The tool runs but the other seed.
-    ran = []
-    monkeypatch.setattr(
-        tool, 'run_jobs', lambda jobs, _: ran.extend(jobs) or []
-    )
-    argv = ['run_table.py', str(toy), '--cpu', '--results', 'kept']
-    monkeypatch.setattr(sys, 'argv', argv)
-    tool.main()
-    assert ran == [second]
-    written = Path('work_dirs/tables/toy.md').read_text()
-    assert '1 of 2' in written and 'parameters' in written
-    assert read_log([Path('kept/toy.json')]) == log
-    # A log that was kept is as good as the work directory.
-    first.work_dir.rename('elsewhere')
-    ran.clear()
-    tool.main()
-    assert ran == [second]
-    assert Path('work_dirs/tables/toy.md').read_text() == written
-
-
 def test_run_killed_in_its_last_validation_is_tested_only(toy, monkeypatch):
     monkeypatch.chdir(toy.parent)
     job = plan(read_table(toy), 'work_dirs')[0]
@@ -784,27 +679,43 @@ def test_dry_run_prints_the_commands_and_runs_nothing(
 
 def test_options_give_every_run_its_place(tool, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
 
     def places(*options):
         monkeypatch.setattr(sys, 'argv', ['run_table.py', 'x.yml', *options])
         return tool.devices_of(tool.parse_args())
 
     assert places('--gpus', '0,2') == [
-        Device('0', gpus=1),
-        Device('2', gpus=1),
+        Device((0,)),
+        Device((2,)),
     ]
     assert places('--gpus', '0,2', '--gpu-runs', '2') == [
-        Device('0', gpus=1),
-        Device('2', gpus=1),
-        Device('0', gpus=1),
-        Device('2', gpus=1),
+        Device((0,)),
+        Device((2,)),
+        Device((0,)),
+        Device((2,)),
     ]
     assert places('--launcher', 'pytorch', '--gpus', '4') == [
-        Device(None, 'pytorch', 4)
+        Device((0, 1, 2, 3), 4)
     ]
-    assert places('--cpu') == [CPU]
-    assert places('--cpu', '--cpu-runs', '2') == [CPU, CPU]
+    assert places('--cpu') == [Device()]
+    assert places('--cpu', '--cpu-runs', '2') == [Device()] * 2
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5,6')
+    assert places('--launcher', 'pytorch', '--gpus', '2') == [
+        Device((3, 5), 2)
+    ]
+    monkeypatch.setattr(submitit.SlurmExecutor, 'affinity', lambda: 1)
+    day = dict(time=24 * 60)
+    assert places('--slurm', '--cpu') == [Device(slurm=day)]
+    on_slurm = '--slurm', 'nodes=2', 'partition=a', '--gpus', '4'
+    (device,) = places(*on_slurm, '--launcher', 'pytorch')
+    assert device == Device((0, 1, 2, 3), 4, dict(day, nodes=2, partition='a'))
+    assert device.batches == 8
     for options in (
+        ('--slurm', 'partition'),
+        ('--slurm', 'partitoin=a'),
+        on_slurm,
+        ('--slurm', '--gpus', '0,1'),
         ('--gpus', '0,0'),
         ('--gpus', 'all'),
         ('--gpu-runs', '0'),
@@ -814,77 +725,6 @@ def test_options_give_every_run_its_place(tool, monkeypatch):
     ):
         with pytest.raises(ValueError, match='Expected'):
             places(*options)
-
-
-@pytest.mark.parametrize('package', ['mmrazor', 'mmsegmentation', 'mmdet'])
-def test_training_starts_what_mim_would_start(toy, monkeypatch, package):
-    monkeypatch.chdir(toy.parent)
-    _, verb, _, *arguments = plan(read_table(toy), 'runs')[0].command()
-    mim = importlib.import_module('mim.commands.train')
-    monkeypatch.setattr(mim.subprocess, 'check_output', lambda command: b'')
-    monkeypatch.setattr(
-        mim.subprocess,
-        'check_call',
-        lambda command, **_: started.append(command) or 0,
-    )
-    started = []
-    mim.cli.main([package, *arguments], standalone_mode=False)
-    assert started == [
-        [
-            sys.executable,
-            *execution._program(['mim', verb, package, *arguments]),
-        ]
-    ]
-
-
-def test_failed_run_is_told_and_the_others_run(toy, monkeypatch):
-    monkeypatch.chdir(toy.parent)
-    jobs = plan(read_table(toy), 'work_dirs')
-    monkeypatch.setattr(
-        Device,
-        'command',
-        lambda *_: ['timeit', '-n1', '-r1', 'import os; os._exit(3)'],
-    )
-    failures = run_jobs(jobs, [CPU, CPU])
-    assert len(failures) == 2 and all('ended with 3' in f for f in failures)
-
-
-def test_stopped_runner_leaves_no_run_behind(toy, monkeypatch):
-    monkeypatch.chdir(toy.parent)
-    jobs = plan(read_table(toy), 'work_dirs')
-    monkeypatch.setattr(
-        Device,
-        'command',
-        lambda *_: [
-            'timeit',
-            '-n1',
-            '-r1',
-            'import time; time.sleep(60); open("survived", "w")',
-        ],
-    )
-
-    def stop(_):
-        while not (jobs[0].work_dir / '.lock').exists():
-            time.sleep(0.01)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(execution, 'as_completed', stop)
-    with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, [CPU])
-    assert not Path('survived').exists()
-    with open(jobs[0].work_dir / '.lock') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert not jobs[1].work_dir.exists()
-
-
-def test_run_that_another_process_makes_is_left_to_it(toy, monkeypatch):
-    monkeypatch.chdir(toy.parent)
-    job = plan(read_table(toy), 'work_dirs')[0]
-    job.work_dir.mkdir(parents=True)
-    with open(job.work_dir / '.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (failure,) = run_jobs([job], [CPU])
-    assert 'in use by another process' in failure
 
 
 def test_joined_log_reads_as_the_run_did(tmp_path):

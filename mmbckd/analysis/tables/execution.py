@@ -1,56 +1,196 @@
-"""Run jobs, one at a time on each device."""
+"""Run jobs, on this machine or by Slurm."""
 
 from __future__ import annotations
 
 import os
+import runpy
 import shlex
 import signal
-import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from queue import Queue
 from typing import NamedTuple
 
+import submitit
 from filelock import lock_descriptor
 from mim.utils import PKG2MODULE
+from submitit.helpers import Checkpointable, TorchDistributedEnvironment
+from submitit.local.local import LocalJob
 
 from .jobs import Job
+
+# submitit ends a local job after so long: never.
+_FOREVER = 60 * 24 * 365
+# So often a job of Slurm may reach its limit of time, and goes on.
+_TIMEOUTS = 1000
 
 
 class Device(NamedTuple):
     """The place of one run at a time.
 
     Attributes:
-        visible (str, optional): ``CUDA_VISIBLE_DEVICES``, empty for the CPU;
-            None leaves it as it is.
-        launcher (str): 'none' or 'pytorch'. Defaults to 'none'.
-        gpus (int): What mim gets as ``--gpus``. Defaults to 0.
+        gpus (tuple[int]): The numbers of its GPUs, on Slurm those of each
+            node; none for the CPU. Defaults to none.
+        processes (int): Processes of a run, on Slurm those on each node; 0 for
+            one that is not distributed. Defaults to 0.
+        slurm (dict, optional): Options of ``sbatch`` by their names in
+            submitit. Defaults to None: a run is on this machine.
     """
 
-    visible: str | None
-    launcher: str = 'none'
-    gpus: int = 0
+    gpus: tuple[int, ...] = ()
+    processes: int = 0
+    slurm: dict | None = None
+
+    @property
+    def batches(self) -> int:
+        """Processes that each take a batch."""
+        return max(1, self.processes) * (self.slurm or {}).get('nodes', 1)
 
     def command(self, job: Job) -> list[str]:
         """The command of a job on this device."""
-        command = job.command(self.launcher, self.gpus)
-        if self.launcher != 'none' and self.visible == '':
+        launcher = 'pytorch' if self.processes else 'none'
+        command = job.command(launcher, self.processes or len(self.gpus))
+        if self.processes and not self.gpus:
             command.append('env_cfg.dist_cfg.backend=gloo')
         return command
 
     def line(self, job: Job) -> str:
         """The command as typed into a shell."""
-        where = (
-            []
-            if self.visible is None
-            else [f'CUDA_VISIBLE_DEVICES={self.visible}']
+        where = 'CUDA_VISIBLE_DEVICES=' + ','.join(map(str, self.gpus))
+        command = shlex.join(self.command(job))
+        return command if self.slurm is not None else f'{where} {command}'
+
+    def executor(self, job: Job) -> submitit.Executor:
+        """What hands a job to this device."""
+        folder = job.work_dir / 'submitit'
+        if self.slurm is None:
+            executor = submitit.LocalExecutor(folder)
+            executor.update_parameters(
+                timeout_min=_FOREVER,
+                visible_gpus=self.gpus,
+                gpus_per_node=len(self.gpus),
+                stderr_to_stdout=True,
+            )
+            return executor
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=_TIMEOUTS)
+        gpus = {'gpus_per_node': len(self.gpus)} if self.gpus else {}
+        executor.update_parameters(
+            **{
+                'job_name': job.work_dir.name,
+                'ntasks_per_node': 1,
+                'stderr_to_stdout': True,
+                'srun_args': ['--kill-on-bad-exit=1'],
+                **gpus,
+                **self.slurm,
+            }
         )
-        return ' '.join([*where, shlex.join(self.command(job))])
+        return executor
+
+
+def visible_gpus(number: int) -> tuple[int, ...]:
+    """The first GPUs that this process may use.
+
+    Args:
+        number (int): How many.
+
+    Returns:
+        tuple[int]: Their numbers, as in ``CUDA_VISIBLE_DEVICES``.
+
+    Raises:
+        ValueError: If that names GPUs in another way.
+    """
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if visible is None:
+        return tuple(range(number))
+    gpus = visible.split(',')[:number]
+    if not all(gpu.isdecimal() for gpu in gpus):
+        raise ValueError(
+            'Expected CUDA_VISIBLE_DEVICES as numbers, such as 0,1, but got '
+            f'{visible}. Name the GPUs by their numbers there.'
+        )
+    return tuple(map(int, gpus))
+
+
+class JobRun(Checkpointable):
+    """A run, as a function that submitit calls on each of its nodes.
+
+    Slurm calls it again after it has stopped it, and it goes on from the last
+    checkpoint.
+
+    Args:
+        job (Job): The job.
+        device (Device): Where it runs.
+    """
+
+    def __init__(self, job: Job, device: Device) -> None:
+        self.job = job
+        self.device = device
+
+    def __call__(self) -> None:
+        """Train, or test.
+
+        Raises:
+            RuntimeError: If another process has the work directory, or the
+                script of the training ends with an error.
+        """
+        # DataLoader workers inherit the file: it stays locked by orphans.
+        with open(self.job.work_dir / '.lock', 'w') as lock:
+            if (
+                submitit.JobEnvironment().global_rank == 0
+                and not lock_descriptor(lock.fileno(), blocking=False)
+            ):
+                raise RuntimeError(
+                    f'{self.job.work_dir} is in use by another process'
+                )
+            if self.job.log() is not None:  # made while this one waited
+                return
+            self.job.write_config()
+            program = script(self.device.command(self.job))
+            if self.device.processes:
+                program = self.distributed(program)
+            sys.argv = program
+            sys.path[0] = str(Path(program[0]).parent)
+            try:
+                runpy.run_path(program[0], run_name='__main__')
+            except SystemExit as end:
+                if end.code:
+                    raise RuntimeError(f'ended with {end.code}') from None
+
+    def distributed(self, program: list[str]) -> list[str]:
+        """What starts all processes of this node."""
+        nodes = TorchDistributedEnvironment()
+        return [
+            find_spec('torch.distributed.run').origin,
+            f'--nproc_per_node={self.device.processes}',
+            f'--nnodes={nodes.world_size}',
+            f'--node_rank={nodes.rank}',
+            f'--master_addr={nodes.master_addr}',
+            f'--master_port={nodes.master_port}',
+            *program,
+        ]
+
+
+def script(command: list[str]) -> list[str]:
+    """What mim would start in each process, by its command.
+
+    Args:
+        command (list[str]): ``mim train PACKAGE CONFIG …``, or ``mim test``.
+
+    Returns:
+        list[str]: OpenMMLab's script and its arguments.
+    """
+    _, verb, package, config, *arguments = command
+    gpus = arguments.index('--gpus')
+    del arguments[gpus : gpus + 2]
+    if verb == 'test':
+        arguments.remove('--checkpoint')
+    spec = find_spec(PKG2MODULE.get(package, package))
+    tools = Path(spec.origin).with_name('.mim') / 'tools'
+    return [str(tools / f'{verb}.py'), config, *arguments]
 
 
 def run_jobs(
@@ -60,7 +200,7 @@ def run_jobs(
 ) -> list[str]:
     """Run jobs, teachers first.
 
-    The output of a run goes to ``output.txt`` in its work directory.
+    What a run prints goes to ``submitit`` in its work directory.
 
     Args:
         jobs (Sequence[Job]): The jobs.
@@ -72,6 +212,10 @@ def run_jobs(
         list[str]: A message for each job that failed. All others were run.
     """
     say = say or partial(print, flush=True)
+    # It stops a run, but what a shell has started in the background ignores
+    # it, and so would the runs.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     needed = {job.teacher for job in jobs}
     teachers = [job for job in jobs if job.last_checkpoint in needed]
     failures = _run_stage(teachers, devices, say)
@@ -91,101 +235,46 @@ def run_jobs(
 def _run_stage(
     jobs: Sequence[Job], devices: Sequence[Device], say: Callable[[str], None]
 ) -> list[str]:
-    if not jobs:
-        return []
-    free: Queue = Queue()
-    for device in devices:
-        free.put(device)
-    processes: set[subprocess.Popen] = set()
-
-    def run(job: Job) -> str | None:
-        device = free.get()
-        try:
-            return _run(job, device, processes, say)
-        finally:
-            free.put(device)
-
-    pool = ThreadPoolExecutor(len(devices))
-    futures = [pool.submit(run, job) for job in jobs]
+    waiting, free = deque(jobs), deque(devices)
+    running: dict[submitit.Job, tuple[Job, Device]] = {}
+    failures = []
     try:
-        failures = [future.result() for future in as_completed(futures)]
-        return [failure for failure in failures if failure is not None]
-    finally:  # if this is interrupted, stop all runs
-        pool.shutdown(wait=False, cancel_futures=True)
-        while not all(future.done() for future in futures):
-            for process in list(processes):
-                _stop(process)
+        while waiting or running:
+            while waiting and free:
+                job, device = waiting.popleft(), free.popleft()
+                say(f'{job.title}\n$ {device.line(job)}')
+                job.work_dir.mkdir(parents=True, exist_ok=True)
+                submitted = device.executor(job).submit(JobRun(job, device))
+                running[submitted] = job, device
+            for submitted in [s for s in running if s.done()]:
+                job, device = running.pop(submitted)
+                free.append(device)
+                if submitted.exception() is None and job.log() is not None:
+                    say(f'{job.title}: done')
+                else:
+                    failures.append(_failure(job, submitted))
             time.sleep(0.1)
+        return failures
+    finally:  # if this is interrupted, stop all runs
+        for submitted in running:
+            submitted.cancel(check=False)
+        for submitted in running:
+            if isinstance(submitted, LocalJob):
+                submitted.wait()
 
 
-def _run(
-    job: Job, device: Device, processes: set, say: Callable[[str], None]
-) -> str | None:
-    """Run a job; return why it failed, or None."""
-    job.work_dir.mkdir(parents=True, exist_ok=True)
-    output = job.work_dir / 'output.txt'
-    with open(job.work_dir / '.lock', 'w') as lock, open(output, 'ab') as out:
-        # The run inherits the file: it stays locked while an orphan goes on.
-        if not lock_descriptor(lock.fileno(), blocking=False):
-            return f'{job.title}: {job.work_dir} is in use by another process'
-        job.write_config()
-        env = dict(os.environ)
-        if device.visible is not None:
-            env['CUDA_VISIBLE_DEVICES'] = device.visible
-        say(f'{job.title}\n$ {device.line(job)}')
-        process = subprocess.Popen(
-            [sys.executable, *_program(device.command(job))],
-            env=env,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            pass_fds=[lock.fileno()],
-            # A group of its own, so that mim's children are stopped with it.
-            start_new_session=True,
-        )
-        processes.add(process)
-        code = process.wait()
-        processes.discard(process)
-    if code == 0 and job.log() is not None:
-        say(f'{job.title}: done')
-        return None
-    why = f'ended with {code}' if code else 'made no final validation'
+def _failure(job: Job, submitted: submitit.Job) -> str:
+    """Why a job failed."""
+    error = submitted.exception()
+    why = 'failed' if error is not None else 'made no final validation'
+    output = submitted.task(0).paths.stdout
     return (
         f'{job.title}: {why}. The end of {output}, which has the rest:\n'
         f'{_end_of(output)}'
     )
 
 
-def _program(command: list[str]) -> list[str]:
-    """What Python is to run for a command of mim.
-
-    For a training in one process it is the script that mim would start. Before
-    that, mim starts it to read its ``-h``, which imports everything once more.
-    """
-    if command[:2] != ['mim', 'train'] or 'pytorch' in command:
-        return ['-m', *command]
-    _, _, package, *arguments = command
-    gpus = arguments.index('--gpus')
-    del arguments[gpus : gpus + 2]
-    spec = find_spec(PKG2MODULE.get(package, package))
-    script = Path(spec.origin).with_name('.mim') / 'tools' / 'train.py'
-    return [str(script), *arguments]
-
-
 def _end_of(file: Path, lines: int = 15) -> str:
     """The last lines that a run has printed, indented."""
     text = file.read_text(encoding='utf-8', errors='replace').rstrip()
-    before, _, last = text.rpartition('Traceback (most recent call last):')
-    # mim adds a traceback of its own to that of the run.
-    if last.rpartition('\n')[2].startswith('subprocess.CalledProcessError'):
-        text = before.rstrip()
     return '\n'.join(f'  {line}' for line in text.splitlines()[-lines:])
-
-
-def _stop(process: subprocess.Popen) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
