@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
@@ -18,7 +19,7 @@ from mmengine.runner import Runner
 
 from mmbckd.analysis.runs import read_log
 from mmbckd.analysis.tables import execution, plan, read_table
-from mmbckd.analysis.tables.execution import Device, run_jobs
+from mmbckd.analysis.tables.execution import Device, JobRun, run_jobs
 from mmbckd.analysis.tables.jobs import minutes_left
 
 CPU = Device()
@@ -142,10 +143,12 @@ def test_run_that_another_process_makes_is_left_to_it(toy, monkeypatch):
     monkeypatch.chdir(toy.parent)
     job = plan(read_table(toy), 'work_dirs')[0]
     job.work_dir.mkdir(parents=True)
+    environment = SimpleNamespace(global_rank=0)
+    monkeypatch.setattr('submitit.JobEnvironment', lambda: environment)
     with open(job.work_dir / '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (failure,) = run_jobs([job], [CPU])
-    assert 'in use by another process' in failure
+        with pytest.raises(RuntimeError, match='in use by another process'):
+            JobRun(job, CPU)()
 
 
 # --------------------------------------------------------------------- Slurm
@@ -227,8 +230,8 @@ def slurm(monkeypatch):
         yield
     finally:
         for process in reversed(started):
-            process.terminate()
-            process.wait(60)
+            process.kill()
+            process.wait()
         shutil.rmtree(folder)
 
 
@@ -261,6 +264,7 @@ def test_run_at_its_limit_of_time_is_queued_again_by_slurm_and_goes_on(
     monkeypatch.chdir(toy.parent)
     Path('time_limit.py').write_text(TIME_LIMIT)
     monkeypatch.setenv('PYTHONPATH', str(toy.parent))
+    monkeypatch.syspath_prepend(str(toy.parent))
     config = toy.with_suffix('.py')
     cfg = Config.fromfile(config)
     cfg.custom_imports.imports.append('time_limit')

@@ -704,7 +704,7 @@ def test_options_give_every_run_its_place(tool, monkeypatch):
     assert places('--launcher', 'pytorch', '--gpus', '2') == [
         Device((3, 5), 2)
     ]
-    monkeypatch.setattr(submitit.SlurmExecutor, 'affinity', lambda: 1)
+    monkeypatch.setattr(submitit.SlurmExecutor, 'affinity', lambda _: 1)
     day = dict(time=24 * 60)
     assert places('--slurm', '--cpu') == [Device(slurm=day)]
     on_slurm = '--slurm', 'nodes=2', 'partition=a', '--gpus', '4'

@@ -134,8 +134,7 @@ class JobRun(Checkpointable):
         """Train, or test.
 
         Raises:
-            RuntimeError: If another process has the work directory, or the
-                script of the training ends with an error.
+            RuntimeError: If another process has the work directory.
         """
         # DataLoader workers inherit the file: it stays locked by orphans.
         with open(self.job.work_dir / '.lock', 'w') as lock:
@@ -157,8 +156,9 @@ class JobRun(Checkpointable):
             try:
                 runpy.run_path(program[0], run_name='__main__')
             except SystemExit as end:
+                # Also submitit's own, when Slurm is to start it again.
                 if end.code:
-                    raise RuntimeError(f'ended with {end.code}') from None
+                    raise
 
     def distributed(self, program: list[str]) -> list[str]:
         """What starts all processes of this node."""
