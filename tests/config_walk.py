@@ -123,7 +123,10 @@ class ModelBuilder:
         self.built[key] = model
         while len(self.built) > 2:
             del self.built[next(iter(self.built))]
-        return deepcopy(model)
+        # A teacher's copies share its weights, which nothing changes.
+        is_teacher = len(args) == 1
+        weights = model.parameters() if is_teacher else ()
+        return deepcopy(model, {id(weight): weight for weight in weights})
 
 
 build_model = ModelBuilder()

@@ -46,6 +46,7 @@ PAIRS = [
     ('deeplabv3plus_r101-d8', 'mobilenet-v2-d8_deeplabv3plus'),
     ('fcn_hr48', 'fcn_hr18s'),
     ('segformer_mit-b4', 'segformer_mit-b0'),
+    ('fpn_efficientnet-lite2', 'fpn_efficientnet-lite0'),
 ]
 SCHEDULES = [
     '4xb4-40k_voc12aug-512x512',
@@ -398,9 +399,9 @@ def test_teacher_is_the_one_of_its_checkpoint_and_fits_the_student(path):
     )
 
 
-DERIVED, CORRECTED = (
+DERIVED, CORRECTED, NEW = (
     [path for path in CONFIGS if path.read_text().startswith(f'# {how}: ')]
-    for how in ('Derived', 'Corrected')
+    for how in ('Derived', 'Corrected', 'New')
 )
 
 
@@ -414,7 +415,7 @@ def test_students_and_teachers_alone_say_why_they_are_here():
             for name in ZOO_DATASETS
         )
     }
-    assert alone == {*DERIVED, *CORRECTED}
+    assert alone == {*DERIVED, *CORRECTED, *NEW}
 
 
 @each(CORRECTED)
@@ -441,10 +442,9 @@ def test_corrected_config_is_upstreams_but_for_what_fails(path):
 
 
 @each(DERIVED)
-def test_derived_config_is_upstreams_model_on_upstreams_data(path):
-    assert upstream(path.stem) is None, 'upstream has it: use that one'
+def test_derived_config_is_upstreams_model(path):
     cfg = config(path)
-    name, schedule = re.split(r'_(?=\dxb)', path.stem)
+    name, _ = re.split(r'_(?=\dxb)', path.stem)
 
     same_model = list(MMSEG.rglob(f'{name}_?xb?-[0-9]*_cityscapes-*x1024.py'))
     assert same_model
@@ -456,6 +456,12 @@ def test_derived_config_is_upstreams_model_on_upstreams_data(path):
         ):
             assert plain(cfg[key], dropped) == plain(other[key], dropped), key
 
+
+@each([*DERIVED, *NEW])
+def test_derived_and_new_configs_are_of_upstreams_data_and_schedule(path):
+    assert upstream(path.stem) is None, 'upstream has it: use that one'
+    cfg = config(path)
+    _, schedule = re.split(r'_(?=\dxb)', path.stem)
     same_data = config(
         MMSEG / f'pspnet/pspnet_r50-d8_{schedule.replace("8xb2", "4xb4")}.py'
     )
@@ -488,7 +494,11 @@ def test_every_row_of_the_zoo_is_there(teacher, student):
     ):
         row = f'{teacher}_{student}_{schedule}'
         assert {f'bckd_{row}', f'bckd-cwd_{row}'} <= here
-        assert f'cwd_{row}' in here or f'cwd_logits_{row}' in razor
+        assert (
+            'efficientnet' in row
+            or f'cwd_{row}' in here
+            or f'cwd_logits_{row}' in razor
+        )
         for alone in (teacher, student):
             name = f'{alone}_{schedule}'
             assert (name in here) != (upstream(name) is not None)

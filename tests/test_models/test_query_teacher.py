@@ -1,7 +1,11 @@
 """Distillation from a teacher that classifies masks by queries."""
 
+from pathlib import Path
+
+import mmseg
 import pytest
 import torch
+from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from mmbckd.functional import (
@@ -9,17 +13,17 @@ from mmbckd.functional import (
     relation_kl,
     semantic_affinity_loss,
 )
-from tests.segmentors import batch, cnn_segmentor, query_segmentor
+from tests.segmentors import NUM_CLASSES, batch, cnn_segmentor, query_segmentor
 
 QUERIES = dict(type='MaskClassLogits', source='decode_head')
 CLASSIFIER = 'decode_head.conv_seg'
 
 
-def build(teacher=None, source=QUERIES):
+def build(teacher=None, source=QUERIES, num_classes=NUM_CLASSES):
     model = MODELS.build(
         dict(
             type='mmrazor.FrozenTeacherDistill',
-            architecture=cnn_segmentor(),
+            architecture=cnn_segmentor(num_classes=num_classes),
             teacher=teacher or query_segmentor(),
             distiller=dict(
                 type='BCKDDistiller',
@@ -92,6 +96,30 @@ def test_teacher_needs_no_truth_and_computes_no_loss(monkeypatch):
     sum(v for k, v in losses.items() if 'loss' in k).backward()
     assert all(p.grad is None for p in model.teacher.parameters())
     assert model.student.backbone.stem[0].weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        'maskformer/maskformer_r50-d32_8xb2-160k_ade20k-512x512.py',
+        'mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py',
+    ],
+)
+def test_recorded_logits_segment_as_upstreams_heads(config):
+    """With a teacher that runs as the distillation runs it."""
+    upstream = Config.fromfile(
+        Path(mmseg.__file__).parent / '.mim/configs' / config
+    )
+    upstream.model.backbone.init_cfg = None
+    model = build(teacher=upstream.model, num_classes=150)
+    assert model.teacher_forward == 'decode_head'
+    images, samples = batch(num_classes=150)
+    recorder = model.distiller.teacher_recorders.get_recorder('logits_teacher')
+    model._run_teacher(images, samples)
+    (logits,) = recorder.data_buffer
+    inputs = model.teacher_inputs(images, samples)
+    expected = posteriors(model.teacher, inputs)
+    torch.testing.assert_close(logits.softmax(dim=1), expected)
 
 
 def test_module_without_queries_is_refused():

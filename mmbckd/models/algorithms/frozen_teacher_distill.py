@@ -50,7 +50,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             None: the teacher has been built with its weights.
         teacher_forward (str | None): What the teacher runs:
             ``'extract_feat'`` (its backbone and neck), ``'decode_head'``
-            (these and a segmentor's head, called with the data samples), or
+            (these and a segmentor's head, called with data samples), or
             a mode in which it is called, ``'tensor'`` or ``'loss'``. Defaults
             to None: ``'loss'`` if the distiller delivers data between the
             models, since what is delivered is mostly part of the losses, else
@@ -188,7 +188,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 self.teacher.extract_feat(inputs)
             elif self.teacher_forward == 'decode_head':
                 features = self.teacher.extract_feat(inputs)
-                self.teacher.decode_head(features, data_samples)
+                self.teacher.decode_head(
+                    features, _without_truth(inputs, data_samples)
+                )
             else:
                 self.teacher(inputs, data_samples, mode=self.teacher_forward)
         for recorder in distiller.teacher_recorders.recorders.values():
@@ -225,6 +227,17 @@ def _head_takes_samples(model: nn.Module) -> bool:
         return False
     parameters = signature(model.decode_head.forward).parameters
     return 'batch_data_samples' in parameters
+
+
+def _without_truth(
+    inputs: torch.Tensor, data_samples: list[BaseDataElement]
+) -> list[BaseDataElement]:
+    """The data samples as in inference, with what mmseg's heads add there."""
+    size = tuple(inputs.shape[-2:])
+    return [
+        type(sample)(metainfo={**sample.metainfo, 'batch_input_shape': size})
+        for sample in data_samples
+    ]
 
 
 def _check_classes(student: nn.Module, teacher: nn.Module) -> None:

@@ -53,7 +53,8 @@ class BCKDDistiller(ConfigurableDistiller):
     - a recorder config of MMRazor, for anything else, such as
       ``dict(type='ModuleInputs', source='decode_head.conv_seg')``, with
       ``record_idx`` and ``data_idx`` where a module runs more than once or
-      has several outputs.
+      has several outputs; or of ours, such as
+      :class:`MaskClassLogitsRecorder` for the class logits of Mask2Former.
 
     Args:
         boundary (dict | None): Boundary distillation. By ``type``, it is on

@@ -63,8 +63,8 @@ class MaskClassLogitsRecorder(ModuleOutputsRecorder):
 
     Args:
         source (str): Name of the head, ``'decode_head'`` in mmseg. It puts
-            out class logits and mask logits of its queries: one of both, or
-            a list with one for each decoder layer.
+            out the class logits and the mask logits of its queries, both for
+            each of its decoder layers.
 
     Raises:
         ValueError: If it puts out something else.
@@ -87,10 +87,7 @@ class MaskClassLogitsRecorder(ModuleOutputsRecorder):
                 "the head of a model such as Mask2Former, or record 'conv_seg'"
                 ' of another by its name.'
             )
-        class_logits, mask_logits = (
-            each if isinstance(each, torch.Tensor) else each[-1]
-            for each in outputs
-        )
+        class_logits, mask_logits = (each[-1] for each in outputs)
         self.data_buffer.append(mask_class_logits(class_logits, mask_logits))
 
 
