@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 from mmseg.models.decode_heads import LRASPPHead
 from modelindex.load_model_index import load as load_model_index
+from torch.nn import functional as F
 
 from tests.config_walk import (
     ALL_CONFIGS,
@@ -125,7 +126,7 @@ LOGIT_STRIDES = {
 # strides 4 to 32, and of what the classifiers of teacher and student see.
 FEATURES = {
     'quickstart': ((8, 16, 32, 64), 32, 16),
-    'fpn_r50_fpn_r18': ((32, 64, 128, 256), 128, 32),
+    'fpn_r50_fpn_r18': ((32, 64, 128, 256), 64, 32),
     'fpn_efficientnet-lite2_fpn_efficientnet-lite0': (
         (24, 40, 112, 320),
         64,
@@ -512,6 +513,31 @@ def test_every_row_of_the_real_time_students_is_there(teacher, student):
     row = f'{teacher}_{REAL_TIME_STUDENTS[student]}'
     assert {f'bckd_{row}', f'bckd-cwd_{row}'} <= here
     assert upstream(REAL_TIME_STUDENTS[student])
+
+
+@pytest.mark.parametrize('name', REAL_TIME_STUDENTS.values())
+def test_what_is_distilled_is_what_real_time_students_segment_by(name):
+    """Some have several heads, or several maps of logits in training."""
+    model = MODELS.build(
+        dict(config(upstream(name)).model, _scope_='mmseg')
+    ).eval()
+    seen = []
+    model.decode_head.conv_seg.register_forward_hook(
+        lambda module, inputs, output: seen.append(output)
+    )
+    # LR-ASPP pools by 49 x 49 pixels of stride 8.
+    size = (392, 392) if 'lraspp' in name else (64, 64)
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
+    with torch.no_grad():
+        logits = model.encode_decode(torch.randn(1, 3, *size), [meta])
+    (recorded,) = seen
+    resized = F.interpolate(
+        recorded,
+        size,
+        mode='bilinear',
+        align_corners=model.decode_head.align_corners,
+    )
+    torch.testing.assert_close(resized, logits)
 
 
 # Metafiles and the page about them

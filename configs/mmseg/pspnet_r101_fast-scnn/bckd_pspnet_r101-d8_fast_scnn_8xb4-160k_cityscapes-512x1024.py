@@ -1,3 +1,5 @@
+# Fast-SCNN learns its classes by binary cross-entropy, one against all; what is
+# distilled is the softmax of its logits.
 _base_ = [
     'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py',
     '../../_base_/distill_runtime.py',

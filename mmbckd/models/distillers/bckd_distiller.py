@@ -170,20 +170,24 @@ class BCKDDistiller(ConfigurableDistiller):
         Raises:
             RuntimeError: If nothing was recorded.
         """
+        advice = (
+            "Record a module that does (of mmseg's heads one inside, such as "
+            "'decode_head.conv_seg', since their own forward is called past "
+            'all hooks)'
+        )
         if from_student:
             side, manager = 'student', self.student_recorders
-            advice = 'Record a module that does.'
         else:
             side, manager = 'teacher', self.teacher_recorders
-            advice = (
-                "Record a module that does, or set `teacher_forward='loss'` "
-                'of FrozenTeacherDistill if it runs only there.'
+            advice += (
+                ", or set `teacher_forward='loss'` of FrozenTeacherDistill if "
+                'it runs only there'
             )
         if not manager.get_recorder(recorder).data_buffer:
             raise RuntimeError(
                 f'The recorder "{recorder}" of the {side} expected '
                 f'"{manager.get_recorder(recorder).source}" to run, but it '
-                f"did not run in the {side}'s forward. {advice}"
+                f"did not run in the {side}'s forward. {advice}."
             )
         return super().get_record(recorder, from_student, *args, **kwargs)
 
