@@ -123,7 +123,10 @@ class ModelBuilder:
         self.built[key] = model
         while len(self.built) > 2:
             del self.built[next(iter(self.built))]
-        return deepcopy(model)
+        # A teacher's copies share its weights, which nothing changes.
+        is_teacher = len(args) == 1
+        weights = model.parameters() if is_teacher else ()
+        return deepcopy(model, {id(weight): weight for weight in weights})
 
 
 build_model = ModelBuilder()
@@ -144,6 +147,36 @@ class Witness(Hook):
         self._parse_losses = runner.model.parse_losses
         runner.model.parse_losses = self.parse_losses
         runner.optim_wrapper.optimizer.register_step_pre_hook(self.step)
+        if hasattr(runner.model, 'distiller'):
+            self.distiller = runner.model.distiller
+            self._compute = self.distiller.compute_distill_losses
+            self.distiller.compute_distill_losses = self.compute_losses
+
+    def compute_losses(self) -> dict:
+        self.maps = {
+            (loss, side): self.recorded(mappings[key])
+            for loss, mappings in self.distiller.loss_forward_mappings.items()
+            for side, key in (('student', 'preds_S'), ('teacher', 'preds_T'))
+        }
+        return self._compute()
+
+    def recorded(self, record: dict) -> tuple:
+        """Recorder, module, and the shapes (C, H, W) of what it put out."""
+        record = {k: v for k, v in record.items() if k != 'connector'}
+        maps = self.distiller.get_record(**record)
+        recorder = (
+            self.distiller.student_recorders
+            if record['from_student']
+            else self.distiller.teacher_recorders
+        ).get_recorder(record['recorder'])
+        return (
+            type(recorder).__name__.removesuffix('Recorder'),
+            recorder.source,
+            [
+                tuple(each.shape[1:])
+                for each in ([maps] if torch.is_tensor(maps) else maps)
+            ],
+        )
 
     def parse_losses(self, losses: dict) -> tuple:
         self.distilled = {

@@ -1,6 +1,7 @@
 """Small segmentors and batches that the tests share."""
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
@@ -99,6 +100,53 @@ def dilated_segmentor(num_classes=NUM_CLASSES):
             num_classes=num_classes,
         ),
     )
+
+
+def query_segmentor(num_classes=NUM_CLASSES, num_queries=7):
+    """A Mask2Former: masks of stride 4."""
+    attention = dict(embed_dims=16, num_heads=2, batch_first=True)
+    positions = dict(num_feats=8, normalize=True)
+    model = _segmentor(
+        _resnet18(8, out_indices=(0, 1, 2, 3)),
+        dict(
+            type='Mask2FormerHead',
+            in_channels=[8, 16, 32, 64],
+            strides=[4, 8, 16, 32],
+            feat_channels=16,
+            out_channels=16,
+            num_classes=num_classes,
+            num_queries=num_queries,
+            pixel_decoder=dict(
+                type='mmdet.MSDeformAttnPixelDecoder',
+                norm_cfg=dict(type='GN', num_groups=4),
+                encoder=dict(
+                    num_layers=1,
+                    layer_cfg=dict(
+                        self_attn_cfg=dict(**attention, num_levels=3),
+                        ffn_cfg=dict(embed_dims=16, feedforward_channels=32),
+                    ),
+                ),
+                positional_encoding=positions,
+            ),
+            positional_encoding=positions,
+            transformer_decoder=dict(
+                return_intermediate=True,
+                num_layers=2,
+                layer_cfg=dict(
+                    self_attn_cfg=attention,
+                    cross_attn_cfg=attention,
+                    ffn_cfg=dict(embed_dims=16, feedforward_channels=32),
+                ),
+            ),
+            loss_cls=dict(
+                type='mmdet.CrossEntropyLoss',
+                class_weight=[1.0] * num_classes + [0.1],
+            ),
+        ),
+    )
+    for key in ('dropout_ratio', 'norm_cfg', 'loss_decode'):
+        del model['decode_head'][key]
+    return ConfigDict(model)
 
 
 def batch(size=2, side=64, num_classes=NUM_CLASSES):

@@ -31,6 +31,8 @@ def check_map(name: str, x: Any, like: Tensor | None = None) -> Tensor:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        if isinstance(x, (list, tuple)):
+            got += ' of several; pass one of them, by `data_idx` in a config'
         raise TypeError(
             f'Expected {name} to be a floating-point tensor, but got {got}'
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmdet.models.dense_heads import MaskFormerHead
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmseg.models.segmentors import CascadeEncoderDecoder
@@ -58,7 +59,7 @@ class Choice:
             teacher=read_stages(teacher),
         )
         if library == 'mmseg':
-            self._choose_classifiers()
+            self._choose_classifiers(student=student, teacher=teacher)
         else:
             self._choose_backbone(read_stages(student).backbone)
             self._choose_levels()
@@ -116,7 +117,7 @@ class Choice:
                 'inference.',
             )
 
-    def _choose_classifiers(self) -> None:
+    def _choose_classifiers(self, **models: BaseModel) -> None:
         """What the classifiers of segmentors put out."""
         for side, found in self.stages.items():
             for term in ('boundary', 'context'):
@@ -126,6 +127,14 @@ class Choice:
                         key,
                         found.classifier,
                         f'The class logits: {listed(found.logits)}.',
+                    )
+                elif isinstance(
+                    getattr(models[side], 'decode_head', None), MaskFormerHead
+                ):
+                    self._set(
+                        key,
+                        dict(type='MaskClassLogits', source='decode_head'),
+                        'The class logits that its queries amount to.',
                     )
                 else:
                     self._leave(

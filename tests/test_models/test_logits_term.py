@@ -163,7 +163,8 @@ def test_a_wrong_short_form_says_what_is_wrong(logits, words):
     'student, error, message',
     [
         ('neck.fpn_convs.0', ValueError, 'as many classes.*16 and 5'),
-        ('neck', TypeError, 'student to be a floating.*tuple'),
+        ('neck', TypeError, 'floating.*tuple of several.*by `data_idx`'),
+        ('decode_head', RuntimeError, "did not run.*'decode_head.conv_seg'"),
     ],
 )
 @pytest.mark.parametrize('kind', ['PixelWiseDivergence', 'KLDivergence'])

@@ -25,6 +25,15 @@ bckd = dict(
     ),
 )
 
+# From a teacher that classifies masks by queries (Mask2Former): its class
+# posteriors are brought to the form of a classifier's logits.
+queries = dict(type='MaskClassLogits', source='decode_head')
+bckd_queries = dict(
+    bckd,
+    boundary=dict(bckd['boundary'], teacher=queries),
+    context=dict(bckd['context'], teacher=queries),
+)
+
 # For students trained from scratch: the boundaries of the backbone's features,
 # and the relations of what the classifier sees. The student's dropout comes
 # before; it drops the same channels in all pixels of an image, so that they are
@@ -47,6 +56,8 @@ cwd = dict(
     type='BCKDDistiller',
     logits=dict(type='ChannelWiseDivergence', tau=1, loss_weight=5),
 )
+
+cwd_queries = dict(cwd, logits=dict(cwd['logits'], teacher=queries))
 
 # Per-pixel distillation of the logits (Hinton et al.).
 kd = dict(type='BCKDDistiller', logits=dict())

@@ -1,5 +1,6 @@
 import logging
 import os.path as osp
+from inspect import signature
 
 import torch
 from mmengine.logging import print_log
@@ -10,6 +11,7 @@ from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
+from mmseg.models import BaseSegmentor
 from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.utils._pytree import tree_map_only
@@ -47,12 +49,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_ckpt (str | None): The teacher's checkpoint. Defaults to
             None: the teacher has been built with its weights.
         teacher_forward (str | None): What the teacher runs:
-            ``'extract_feat'`` (its backbone and neck), or a mode in which it
-            is called, ``'tensor'`` or ``'loss'``. Defaults to None:
-            ``'loss'`` if the distiller delivers data between the models,
-            since what is delivered is mostly part of the losses, else
+            ``'extract_feat'`` (its backbone and neck), ``'decode_head'``
+            (these and a segmentor's head, called with data samples), or
+            a mode in which it is called, ``'tensor'`` or ``'loss'``. Defaults
+            to None: ``'loss'`` if the distiller delivers data between the
+            models, since what is delivered is mostly part of the losses, else
             ``'extract_feat'`` if the distiller records modules of backbone
-            and neck only, else ``'tensor'``.
+            and neck only, else ``'decode_head'`` if the head of a segmentor
+            takes data samples, as Mask2Former's, else ``'tensor'``.
         data_preprocessor (dict | None): For a student whose config has
             none. Defaults to None. mmengine passes the config's top level
             here; as for a student alone, the student's own comes first.
@@ -86,10 +90,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'Expected FrozenTeacherDistill with a frozen teacher, but got '
                 'teacher_trainable=True. Use SingleTeacherDistill to train it.'
             )
-        if teacher_forward not in (None, 'extract_feat', 'tensor', 'loss'):
+        if teacher_forward not in (
+            None,
+            'extract_feat',
+            'decode_head',
+            'tensor',
+            'loss',
+        ):
             raise ValueError(
-                "Expected `teacher_forward` to be 'extract_feat', 'tensor', "
-                f"'loss' or None, but got {teacher_forward!r}."
+                "Expected `teacher_forward` to be 'extract_feat', "
+                "'decode_head', 'tensor', 'loss' or None, but got "
+                f'{teacher_forward!r}.'
             )
         architecture = build_model(architecture, data_preprocessor)
         teacher = build_model(teacher)
@@ -117,6 +128,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             if self.distiller.deliveries.deliveries
             else 'extract_feat'
             if self._only_features_are_recorded()
+            else 'decode_head'
+            if _head_takes_samples(teacher)
             else 'tensor'
         )
         # After the distiller, so that what it records is quantized.
@@ -173,6 +186,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         ):
             if self.teacher_forward == 'extract_feat':
                 self.teacher.extract_feat(inputs)
+            elif self.teacher_forward == 'decode_head':
+                features = self.teacher.extract_feat(inputs)
+                self.teacher.decode_head(
+                    features, _without_truth(inputs, data_samples)
+                )
             else:
                 self.teacher(inputs, data_samples, mode=self.teacher_forward)
         for recorder in distiller.teacher_recorders.recorders.values():
@@ -200,6 +218,26 @@ def _leave_inference_mode(recorder: BaseRecorder) -> None:
         lambda t: t.clone() if t.is_inference() else t,
         recorder.data_buffer,
     )
+
+
+def _head_takes_samples(model: nn.Module) -> bool:
+    """Whether the head of a segmentor is called with data samples, which
+    mmseg's mode 'tensor' does not give it."""
+    if not isinstance(model, BaseSegmentor):
+        return False
+    parameters = signature(model.decode_head.forward).parameters
+    return 'batch_data_samples' in parameters
+
+
+def _without_truth(
+    inputs: torch.Tensor, data_samples: list[BaseDataElement]
+) -> list[BaseDataElement]:
+    """The data samples as in inference, with what mmseg's heads add there."""
+    size = tuple(inputs.shape[-2:])
+    return [
+        type(sample)(metainfo={**sample.metainfo, 'batch_input_shape': size})
+        for sample in data_samples
+    ]
 
 
 def _check_classes(student: nn.Module, teacher: nn.Module) -> None:

@@ -53,7 +53,8 @@ class BCKDDistiller(ConfigurableDistiller):
     - a recorder config of MMRazor, for anything else, such as
       ``dict(type='ModuleInputs', source='decode_head.conv_seg')``, with
       ``record_idx`` and ``data_idx`` where a module runs more than once or
-      has several outputs.
+      has several outputs; or of ours, such as
+      :class:`MaskClassLogitsRecorder` for the class logits of Mask2Former.
 
     Args:
         boundary (dict | None): Boundary distillation. By ``type``, it is on
@@ -169,20 +170,24 @@ class BCKDDistiller(ConfigurableDistiller):
         Raises:
             RuntimeError: If nothing was recorded.
         """
+        advice = (
+            "Record a module that does (of mmseg's heads one inside, such as "
+            "'decode_head.conv_seg', since their own forward is called past "
+            'all hooks)'
+        )
         if from_student:
             side, manager = 'student', self.student_recorders
-            advice = 'Record a module that does.'
         else:
             side, manager = 'teacher', self.teacher_recorders
-            advice = (
-                "Record a module that does, or set `teacher_forward='loss'` "
-                'of FrozenTeacherDistill if it runs only there.'
+            advice += (
+                ", or set `teacher_forward='loss'` of FrozenTeacherDistill if "
+                'it runs only there'
             )
         if not manager.get_recorder(recorder).data_buffer:
             raise RuntimeError(
                 f'The recorder "{recorder}" of the {side} expected '
                 f'"{manager.get_recorder(recorder).source}" to run, but it '
-                f"did not run in the {side}'s forward. {advice}"
+                f"did not run in the {side}'s forward. {advice}."
             )
         return super().get_record(recorder, from_student, *args, **kwargs)
 

@@ -1,3 +1,11 @@
-from .recorders import GroundTruthRecorder, ModuleListOutputsRecorder
+from .recorders import (
+    GroundTruthRecorder,
+    MaskClassLogitsRecorder,
+    ModuleListOutputsRecorder,
+)
 
-__all__ = ['GroundTruthRecorder', 'ModuleListOutputsRecorder']
+__all__ = [
+    'GroundTruthRecorder',
+    'MaskClassLogitsRecorder',
+    'ModuleListOutputsRecorder',
+]

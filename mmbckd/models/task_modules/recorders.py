@@ -1,8 +1,10 @@
-"""Recorders that MMRazor does not have: of several modules, of the truth."""
+"""Recorders that MMRazor does not have: of several modules, of models that
+classify masks, of the truth."""
 
 from collections.abc import Sequence
 from itertools import count
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.registry import TASK_UTILS
 from torch import nn
+
+from ...functional import mask_class_logits
 
 
 @TASK_UTILS.register_module()
@@ -47,6 +51,44 @@ class ModuleListOutputsRecorder(BaseRecorder):
         for recorder in self._recorders:
             recorder.__exit__(exc_type, exc_value, traceback)
             recorder.reset_data_buffer()
+
+
+@TASK_UTILS.register_module()
+class MaskClassLogitsRecorder(ModuleOutputsRecorder):
+    """Record the class logits of a head that classifies masks, such as that
+    of MaskFormer and Mask2Former.
+
+    They are those of its last decoder layer, at the size of its masks: see
+    :func:`mmbckd.functional.mask_class_logits`.
+
+    Args:
+        source (str): Name of the head, ``'decode_head'`` in mmseg. It puts
+            out the class logits and the mask logits of its queries, both for
+            each of its decoder layers.
+
+    Raises:
+        ValueError: If it puts out something else.
+
+    Shape:
+        - records: (N, K, h, w)
+    """
+
+    def forward_hook(
+        self, module: nn.Module, inputs: tuple, outputs: Any
+    ) -> None:
+        """Keep the class logits of what the head puts out."""
+        if not self.recording:
+            return
+        if not isinstance(outputs, (list, tuple)) or len(outputs) != 2:
+            raise ValueError(
+                f'Expected "{self.source}" to put out class logits and mask '
+                'logits of queries, for MaskClassLogits, but got '
+                f'{type(outputs).__name__} of {type(module).__name__}. Name '
+                "the head of a model such as Mask2Former, or record 'conv_seg'"
+                ' of another by its name.'
+            )
+        class_logits, mask_logits = (each[-1] for each in outputs)
+        self.data_buffer.append(mask_class_logits(class_logits, mask_logits))
 
 
 @TASK_UTILS.register_module()
@@ -161,7 +203,9 @@ def recorded_modules(recorder: BaseRecorder) -> list[str]:
     Returns:
         list[str]: Empty if it records something else than modules.
     """
-    if not type(recorder).__name__.startswith('Module'):
+    if not isinstance(
+        recorder, (ModuleOutputsRecorder, ModuleListOutputsRecorder)
+    ):
         return []
     source = recorder.source
     return [source] if isinstance(source, str) else list(source)

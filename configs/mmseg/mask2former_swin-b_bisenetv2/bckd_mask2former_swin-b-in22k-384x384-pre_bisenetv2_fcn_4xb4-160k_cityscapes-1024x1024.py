@@ -1,0 +1,18 @@
+_base_ = [
+    'mmseg::bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py',
+    '../../_base_/distill_runtime.py',
+    '../../_base_/seg_evaluator.py',
+    '../../_base_/distillers/segmentors.py',
+]
+
+val_evaluator = {{_base_.seg_evaluator}}
+test_evaluator = val_evaluator
+
+model = dict(
+    _delete_=True,
+    type='mmrazor.FrozenTeacherDistill',
+    architecture={{_base_.model}},
+    teacher='mmseg::mask2former/mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024.py',
+    teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/mask2former/mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024/mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024_20221203_045030-9a86a225.pth',
+    distiller={{_base_.bckd_queries}},
+)

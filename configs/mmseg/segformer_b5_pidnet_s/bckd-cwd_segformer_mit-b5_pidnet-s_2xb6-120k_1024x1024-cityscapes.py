@@ -1,0 +1,3 @@
+_base_ = './bckd_segformer_mit-b5_pidnet-s_2xb6-120k_1024x1024-cityscapes.py'
+
+model = dict(distiller={{_base_.cwd}})
