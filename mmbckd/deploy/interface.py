@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from mmdet.models import SingleStageDetector
 from mmseg.models import EncoderDecoder
+from mmseg.models.decode_heads.ham_head import NMF2D
 from torch import Tensor, nn
 
 KINDS = ('normalized', 'float32', 'uint8')
@@ -66,13 +67,21 @@ class Normalization(NamedTuple):
 
 
 class FileFunction(nn.Module):
-    """The function that an ONNX file computes."""
+    """The function that an ONNX file computes.
+
+    The matrix decomposition in SegNeXt's head begins with new random bases at
+    each call. A file cannot be compared with that: from here on the model
+    itself keeps its first ones too.
+    """
 
     def __init__(self, model: nn.Module, interface: Interface) -> None:
         super().__init__()
         self.model = model
         self.interface = interface
         self.normalization = Normalization.of(model.data_preprocessor)
+        for module in model.modules():
+            if isinstance(module, NMF2D):
+                module.rand_init = False
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         kind, channel_order, output = self.interface
