@@ -220,7 +220,9 @@ def _build(config: Config) -> BaseModel:
             built = build_model(model, config.get('data_preprocessor'))
     finally:
         logger.setLevel(level)
-    return revert_sync_batchnorm(built).train()
+    built = revert_sync_batchnorm(built)
+    built.train()
+    return built
 
 
 def _forget_weights(node: Any) -> None:
