@@ -81,9 +81,9 @@ def without_needless_work(monkeypatch):
     monkeypatch.setattr(frozen_teacher_distill, 'build_model', build_model)
     monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
     # These load their weights themselves.
-    for backbone in ('pidnet', 'swin'):
+    for backbone in ('mmseg.*.pidnet', 'mmseg.*.swin', 'mmdet.*.swin'):
         monkeypatch.setattr(
-            f'mmseg.models.backbones.{backbone}.CheckpointLoader',
+            f'{backbone.replace("*", "models.backbones")}.CheckpointLoader',
             SimpleNamespace(load_checkpoint=lambda *_, **__: {'none': 0}),
         )
     for module in ('base_module', 'weight_init'):
