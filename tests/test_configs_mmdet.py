@@ -170,6 +170,7 @@ def make_smaller(cfg: Config, factor: int) -> None:
     That is the number of proposals and of SOLO's cells. Random weights find
     nothing that reaches a threshold of the score, so that there is none.
     """
+    is_rtmdet = 'RTMDet' in str(cfg.model)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         for node, key, value in each_value(loader.dataset):
             if key in SIZES and not isinstance(node.get(key), dict):
@@ -181,6 +182,9 @@ def make_smaller(cfg: Config, factor: int) -> None:
             node[key] = min(value, 50)
         elif key in ('score_thr', 'filter_thr'):
             node[key] = 0.0
+        elif key == 'min_bbox_size' and value == 0 and is_rtmdet:
+            # Random weights may say that a box is less than 0 high.
+            node[key] = -1
         elif key == 'random_size_range':
             node[key] = divided(value, factor)
 
