@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmrazor.registry import MODELS, TASK_UTILS
 
+from tests.config_walk import ROOT
 from tests.segmentors import batch, cnn_segmentor
 from tests.test_models.test_bckd_distiller import CONV_SEG_INPUT, build, step
 
@@ -37,7 +39,7 @@ def tokens(block, **kwargs):
 
 
 def recorded(model, config, images):
-    config = dict(config, type=f'{config["type"]}Recorder')
+    config = dict(config, type=f'mmrazor.{config["type"]}Recorder')
     recorder = TASK_UTILS.build(config)
     recorder.initialize(model)
     with recorder, torch.no_grad():
@@ -135,6 +137,17 @@ def test_backbone_alone_teaches_both_terms():
     assert gradient.isfinite().all() and gradient.any()
     for name, value in model.teacher.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_dinov2_gives_one_map_of_stride_14_and_rounds_up(
+    without_needless_work,
+):
+    pytest.importorskip('timm')
+    cfg = Config.fromfile(ROOT / 'configs/_base_/models/dinov2_vit-b14.py')
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        (found,) = model.extract_feat(torch.randn(1, 3, 64, 128))
+    assert found.shape == (1, 768, 5, 10)
 
 
 def test_backbone_alone_is_not_asked_for_a_loss():
