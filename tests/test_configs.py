@@ -183,6 +183,23 @@ def intended_maps(path: Path, size: tuple) -> dict:
             [shape(classes, stride)],
         )
 
+    if folder.startswith('dinov2'):
+        vit = ('ModuleOutputs', 'backbone', [shape(768, 14)])
+        stages = ((64, 4), (128, 8), (256, 8), (512, 8))
+        return {
+            ('loss_bd', 'student'): (
+                'ModuleOutputs',
+                'backbone',
+                [shape(*stage) for stage in stages],
+            ),
+            ('loss_bd', 'teacher'): vit,
+            ('loss_cd', 'student'): (
+                'ModuleInputs',
+                'decode_head.conv_seg',
+                [shape(128, 8)],
+            ),
+            ('loss_cd', 'teacher'): vit,
+        }
     teacher, student = map(logits, LOGIT_STRIDES[folder])
     if folder.startswith('mask2former'):
         teacher = ('MaskClassLogits', 'decode_head', teacher[2])

@@ -80,7 +80,7 @@ MAPS = {
     'mask-rcnn_r18_mask-rcnn_r18-w16': (
         {4: 16, 8: 32, 16: 64, 32: 128},
         dict.fromkeys(P2_TO_P6, 64),
-        dict.fromkeys(P2_TO_P6, 64),
+        dict.fromkeys(P2_TO_P6, 128),
     ),
     'retinanet_r101_retinanet_r18': (R18, P3_TO_P7, P3_TO_P7),
     'retinanet_r101_retinanet_r50': (R50, P3_TO_P7, P3_TO_P7),
@@ -211,64 +211,45 @@ def one_small_step(path: Path, work_dir: Path) -> Config:
 
 
 class MapWitness(Witness):
-    """Sees the maps that the losses read as well: their modules and shapes."""
+    """Sees the size of the images that the compared maps are of as well."""
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        if not hasattr(self.model, 'distiller'):
-            return
         self.student.register_forward_pre_hook(self.see_images)
-        self.compute = self.model.distiller.compute_distill_losses
-        self.model.distiller.compute_distill_losses = self.see_maps
 
     def see_images(self, _, inputs: tuple) -> None:
-        self.latest = inputs[0].shape
+        self._latest = tuple(inputs[0].shape[-2:])
 
-    def see_maps(self) -> dict:
-        distiller = self.model.distiller
-        self.images, self.maps = self.latest, {}
-        for loss, mapping in distiller.loss_forward_mappings.items():
-            for key, record in mapping.items():
-                record = {k: v for k, v in record.items() if k != 'connector'}
-                maps = distiller.get_record(**record)
-                if isinstance(maps, torch.Tensor):
-                    maps = [maps]
-                manager = (
-                    distiller.student_recorders
-                    if record['from_student']
-                    else distiller.teacher_recorders
-                )
-                self.maps[loss, key] = (
-                    manager.get_recorder(record['recorder']).source,
-                    [tuple(each.shape) for each in maps],
-                )
-        return self.compute()
+    def compute_losses(self) -> dict:
+        self.size = self._latest
+        return super().compute_losses()
 
-    def check_maps(self, path: Path) -> None:
-        """They are those of the table above, at the images' scale."""
-        number, _, *size = self.images
 
-        def shapes(maps: dict, level: int | None = None) -> list[tuple]:
-            all_maps = [
-                (number, channels, *(ceil(side / stride) for side in size))
-                for stride, channels in maps.items()
-            ]
-            return all_maps if level is None else [all_maps[level]]
+def intended_maps(path: Path, size: tuple) -> dict:
+    """Recorder, module and shapes of what each loss is to compare, in images
+    of a size."""
 
-        backbone, student, teacher = MAPS[path.parent.name]
-        expected = {}
-        for loss in terms(path):
-            level = int(loss[-1]) if loss.startswith('loss_pkd') else None
-            of_student = 'neck', shapes(student, level)
-            of_teacher = 'neck', shapes(teacher, level)
-            if loss == 'loss_bd':
-                of_student = 'backbone', shapes(backbone)
-                of_teacher = 'neck', shapes(teacher, 0)
-            if loss == 'loss_bd' and 'label' in kind(path):
-                of_teacher = 'gt_instances', [(number, *size)]
-            expected[loss, 'preds_S'] = of_student
-            expected[loss, 'preds_T'] = of_teacher
-        assert self.maps == expected
+    def shapes(maps: dict) -> list[tuple]:
+        return [
+            (channels, *(ceil(side / stride) for side in size))
+            for stride, channels in maps.items()
+        ]
+
+    backbone, student, teacher = map(shapes, MAPS[path.parent.name])
+    maps = {}
+    for loss in terms(path):
+        levels = slice(None)
+        if loss.startswith('loss_pkd'):
+            level = int(loss[-1])
+            levels = slice(level, level + 1)
+        for side, neck in (('student', student), ('teacher', teacher)):
+            maps[loss, side] = ('ModuleOutputs', 'neck', neck[levels])
+    if 'loss_bd' in terms(path):
+        maps['loss_bd', 'student'] = ('ModuleOutputs', 'backbone', backbone)
+        maps['loss_bd', 'teacher'] = ('ModuleOutputs', 'neck', teacher[:1])
+    if kind(path) == 'bckd-label':
+        maps['loss_bd', 'teacher'] = ('GroundTruth', 'gt_instances', [size])
+    return maps
 
 
 @every_config
@@ -286,7 +267,7 @@ def test_config_trains_and_is_evaluated(path, tmp_path):
 
     witness.check_losses(terms(path))
     if terms(path):
-        witness.check_maps(path)
+        assert witness.maps == intended_maps(path, witness.size)
     # All that upstream trains of the student, and the boundary head.
     assert witness.learnt == {
         name
