@@ -148,9 +148,9 @@ class ModuleTokensRecorder(ModuleOutputsRecorder):
     def _map(self, tokens: torch.Tensor) -> torch.Tensor:
         height, width = (ceil(side / self.patch_size) for side in self._size)
         expected = self.num_prefix + height * width
-        shape = getattr(tokens, 'shape', ())
+        shape: tuple = tuple(getattr(tokens, 'shape', ()))
         if len(shape) != 3 or shape[1] != expected:
-            got = tuple(shape) if shape else type(tokens).__name__
+            got = shape or type(tokens).__name__
             size = 'x'.join(map(str, self._size))
             raise ValueError(
                 f'Expected tokens of "{self.source}" in the shape (N, '
