@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import init_default_scope
+from mmseg.models.backbones import timm_backbone
 from mmseg.utils import register_all_modules
 
 from mmbckd.models.algorithms import frozen_teacher_distill
@@ -71,6 +72,13 @@ def _no_work_that_no_test_asks_for():
         yield
 
 
+def untrained(create_model):
+    def create(*args, pretrained=False, **kwargs):
+        return create_model(*args, pretrained=False, **kwargs)
+
+    return create
+
+
 @pytest.fixture
 def without_needless_work(monkeypatch):
     """For the walks over the configs: no weights are downloaded, no model of a
@@ -81,10 +89,16 @@ def without_needless_work(monkeypatch):
     monkeypatch.setattr(frozen_teacher_distill, 'build_model', build_model)
     monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
     # These load their weights themselves.
-    for backbone in ('pidnet', 'swin'):
+    for backbone in ('mmseg.*.pidnet', 'mmseg.*.swin', 'mmdet.*.swin'):
         monkeypatch.setattr(
-            f'mmseg.models.backbones.{backbone}.CheckpointLoader',
+            f'{backbone.replace("*", "models.backbones")}.CheckpointLoader',
             SimpleNamespace(load_checkpoint=lambda *_, **__: {'none': 0}),
+        )
+    if timm_backbone.timm is not None:
+        monkeypatch.setattr(
+            timm_backbone.timm,
+            'create_model',
+            untrained(timm_backbone.timm.create_model),
         )
     for module in ('base_module', 'weight_init'):
         monkeypatch.setattr(

@@ -183,6 +183,23 @@ def intended_maps(path: Path, size: tuple) -> dict:
             [shape(classes, stride)],
         )
 
+    if folder.startswith('dinov2'):
+        vit = ('ModuleOutputs', 'backbone', [shape(768, 14)])
+        stages = ((64, 4), (128, 8), (256, 8), (512, 8))
+        return {
+            ('loss_bd', 'student'): (
+                'ModuleOutputs',
+                'backbone',
+                [shape(*stage) for stage in stages],
+            ),
+            ('loss_bd', 'teacher'): vit,
+            ('loss_cd', 'student'): (
+                'ModuleInputs',
+                'decode_head.conv_seg',
+                [shape(128, 8)],
+            ),
+            ('loss_cd', 'teacher'): vit,
+        }
     teacher, student = map(logits, LOGIT_STRIDES[folder])
     if folder.startswith('mask2former'):
         teacher = ('MaskClassLogits', 'decode_head', teacher[2])
@@ -256,7 +273,7 @@ def test_config_trains_and_is_evaluated(
     batch, the number of iterations, the processes that load data, and that
     no weights are downloaded.
     """
-    if 'efficientnet' in path.stem:
+    if 'efficientnet' in path.stem or 'vit-b14' in path.stem:
         pytest.importorskip('timm')
     monkeypatch.chdir(data)
     for name in ('MMBCKD_CAMVID', 'MMBCKD_STREET_SCENES'):
@@ -372,7 +389,16 @@ def test_name_says_batch_schedule_data_and_crop(path):
 def test_teacher_is_the_one_of_its_checkpoint_and_fits_the_student(path):
     cfg = config(path)
     file = file_of(cfg.model.teacher)
-    teacher, checkpoint = config(file), cfg.model.teacher_ckpt
+    teacher, checkpoint = config(file), cfg.model.get('teacher_ckpt')
+    if teacher.model.type == 'mmrazor.FeatureExtractor':
+        # It knows no classes and has the weights that timm has of it.
+        assert checkpoint is None and teacher.model.backbone.pretrained
+        for key in ('mean', 'std', 'bgr_to_rgb'):
+            assert (
+                teacher.model.data_preprocessor[key]
+                == cfg.data_preprocessor[key]
+            )
+        return
     iters = teacher.train_cfg.max_iters
     if MMSEG in file.parents:
         name = f'configs/{file.relative_to(MMSEG)}'

@@ -4,6 +4,7 @@ truly what it is: its name, its teacher, its model and its metafile.
 ``-k mask-rcnn`` and the like run a part of the walk.
 """
 
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tests.config_walk import (
     config,
     each,
     file_of,
+    kind,
     metafile,
     plain,
     terms,
@@ -49,12 +51,67 @@ ROWS = [
         'condinst_r50_fpn_ms-poly-90k_coco_instance',
         'condinst_r18_fpn_ms-poly-90k_coco_instance',
     ),
+    ('rtmdet_l_8xb32-300e_coco', 'rtmdet_s_8xb32-300e_coco'),
+    ('rtmdet_l_8xb32-300e_coco', 'rtmdet_tiny_8xb32-300e_coco'),
+    ('rtmdet-ins_l_8xb32-300e_coco', 'rtmdet-ins_tiny_8xb32-300e_coco'),
+    ('yolox_l_8xb8-300e_coco', 'yolox_s_8xb8-300e_coco'),
+    (
+        'mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco',
+        'mask-rcnn_r50_fpn_2x_coco',
+    ),
 ]
-INSTANCE = ('mask-rcnn', 'solov2', 'condinst')
+INSTANCE = ('mask-rcnn', 'solov2', 'condinst', 'rtmdet-ins')
+
+# The maps that the losses are to read, as channels by stride.
+R18 = {4: 64, 8: 128, 16: 256, 32: 512}
+R50 = {4: 256, 8: 512, 16: 1024, 32: 2048}
+P2_TO_P6 = dict.fromkeys((4, 8, 16, 32, 64), 256)
+P3_TO_P7 = dict.fromkeys((8, 16, 32, 64, 128), 256)
+PAFPN = {width: dict.fromkeys((8, 16, 32), width) for width in (96, 128, 256)}
+# Of each folder: the student's backbone and neck, and the teacher's neck.
+MAPS = {
+    'condinst_r50_condinst_r18': (R18, P3_TO_P7, P3_TO_P7),
+    'faster-rcnn_r101_faster-rcnn_r50': (R50, P2_TO_P6, P2_TO_P6),
+    'fcos_r101_fcos_r50': (R50, P3_TO_P7, P3_TO_P7),
+    'gfl_r101_gfl_r50': (R50, P3_TO_P7, P3_TO_P7),
+    'mask-rcnn_r101_mask-rcnn_r18': (R18, P2_TO_P6, P2_TO_P6),
+    'mask-rcnn_r101_mask-rcnn_r50': (R50, P2_TO_P6, P2_TO_P6),
+    'mask-rcnn_swin-s_mask-rcnn_r50': (R50, P2_TO_P6, P2_TO_P6),
+    'mask-rcnn_r18_mask-rcnn_r18-w16': (
+        {4: 16, 8: 32, 16: 64, 32: 128},
+        dict.fromkeys(P2_TO_P6, 64),
+        dict.fromkeys(P2_TO_P6, 128),
+    ),
+    'retinanet_r101_retinanet_r18': (R18, P3_TO_P7, P3_TO_P7),
+    'retinanet_r101_retinanet_r50': (R50, P3_TO_P7, P3_TO_P7),
+    'rtmdet-ins_l_rtmdet-ins_tiny': (
+        {8: 96, 16: 192, 32: 384},
+        PAFPN[96],
+        PAFPN[256],
+    ),
+    'rtmdet_l_rtmdet_s': (
+        {8: 128, 16: 256, 32: 512},
+        PAFPN[128],
+        PAFPN[256],
+    ),
+    'rtmdet_l_rtmdet_tiny': (
+        {8: 96, 16: 192, 32: 384},
+        PAFPN[96],
+        PAFPN[256],
+    ),
+    'solov2_r101_solov2_r50': (R50, P2_TO_P6, P2_TO_P6),
+    'yolox_l_yolox_s': ({8: 128, 16: 256, 32: 512}, PAFPN[128], PAFPN[256]),
+}
 
 
 every_config = each(CONFIGS)
 every_distillation = each([path for path in CONFIGS if terms(path)])
+
+
+def entries(path: Path) -> list[dict]:
+    """What the metafile says of a config."""
+    models = metafile(path.with_name('metafile.yml'))['Models']
+    return [model for model in models if model['Name'] == path.stem]
 
 
 def evaluates_masks(path: Path) -> bool:
@@ -104,15 +161,19 @@ def divided(sizes, factor: int):
     return type(sizes)(divided(size, factor) for size in sizes)
 
 
+SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'border')
+
+
 def make_smaller(cfg: Config, factor: int) -> None:
     """Divide the size of the images, and lessen what goes with it.
 
     That is the number of proposals and of SOLO's cells. Random weights find
     nothing that reaches a threshold of the score, so that there is none.
     """
+    is_rtmdet = 'RTMDet' in str(cfg.model)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        for node, key, value in each_value(loader.dataset.pipeline):
-            if key in ('scale', 'scales'):
+        for node, key, value in each_value(loader.dataset):
+            if key in SIZES and not isinstance(node.get(key), dict):
                 node[key] = divided(value, factor)
     for node, key, value in each_value(cfg.model):
         if key == 'num_grids':
@@ -121,14 +182,22 @@ def make_smaller(cfg: Config, factor: int) -> None:
             node[key] = min(value, 50)
         elif key in ('score_thr', 'filter_thr'):
             node[key] = 0.0
+        elif key == 'min_bbox_size' and value == 0 and is_rtmdet:
+            # Random weights may say that a box is less than 0 high.
+            node[key] = -1
+        elif key == 'random_size_range':
+            node[key] = divided(value, factor)
 
 
 def one_small_step(path: Path, work_dir: Path) -> Config:
     """A config to run for one iteration on a CPU, with small pictures."""
     cfg = Config.fromfile(path)
-    make_smaller(cfg, factor=4 if is_small(path) else 12)
+    # Of RTMDet and YOLOX, at 640 pixels, maps are to be divisible by 32.
+    large = 10 if any(n in path.stem for n in ('rtmdet', 'yolox')) else 12
+    make_smaller(cfg, factor=4 if is_small(path) else large)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
+        loader.batch_size = min(loader.batch_size, 2)
     if terms(path):
         cfg.model.teacher_ckpt = None
     # An epoch is one batch.
@@ -141,6 +210,48 @@ def one_small_step(path: Path, work_dir: Path) -> Config:
     return cfg
 
 
+class MapWitness(Witness):
+    """Sees the size of the images that the compared maps are of as well."""
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        self.student.register_forward_pre_hook(self.see_images)
+
+    def see_images(self, _, inputs: tuple) -> None:
+        self._latest = tuple(inputs[0].shape[-2:])
+
+    def compute_losses(self) -> dict:
+        self.size = self._latest
+        return super().compute_losses()
+
+
+def intended_maps(path: Path, size: tuple) -> dict:
+    """Recorder, module and shapes of what each loss is to compare, in images
+    of a size."""
+
+    def shapes(maps: dict) -> list[tuple]:
+        return [
+            (channels, *(ceil(side / stride) for side in size))
+            for stride, channels in maps.items()
+        ]
+
+    backbone, student, teacher = map(shapes, MAPS[path.parent.name])
+    maps = {}
+    for loss in terms(path):
+        levels = slice(None)
+        if loss.startswith('loss_pkd'):
+            level = int(loss[-1])
+            levels = slice(level, level + 1)
+        for side, neck in (('student', student), ('teacher', teacher)):
+            maps[loss, side] = ('ModuleOutputs', 'neck', neck[levels])
+    if 'loss_bd' in terms(path):
+        maps['loss_bd', 'student'] = ('ModuleOutputs', 'backbone', backbone)
+        maps['loss_bd', 'teacher'] = ('ModuleOutputs', 'neck', teacher[:1])
+    if kind(path) == 'bckd-label':
+        maps['loss_bd', 'teacher'] = ('GroundTruth', 'gt_instances', [size])
+    return maps
+
+
 @every_config
 def test_config_trains_and_is_evaluated(path, tmp_path):
     """One iteration of the real runner on images in COCO's layout.
@@ -149,12 +260,14 @@ def test_config_trains_and_is_evaluated(path, tmp_path):
     number of iterations, the processes that load data, and that no weights
     are downloaded.
     """
-    witness = Witness()
+    witness = MapWitness()
     runner = Runner.from_cfg(one_small_step(path, tmp_path))
     runner.register_hook(witness)
     runner.train()
 
     witness.check_losses(terms(path))
+    if terms(path):
+        assert witness.maps == intended_maps(path, witness.size)
     # All that upstream trains of the student, and the boundary head.
     assert witness.learnt == {
         name
@@ -183,11 +296,7 @@ def test_student_of_a_run_is_the_plain_detector(tmp_path):
     runner = Runner.from_cfg(cfg)
     runner.train()
 
-    (entry,) = (
-        model
-        for model in metafile(path.with_name('metafile.yml'))['Models']
-        if model['Name'] == path.stem
-    )
+    (entry,) = entries(path)
     student = Config.fromfile(
         path.with_name(f'{entry["Metadata"]["Student"]}.py')
     )
@@ -225,11 +334,19 @@ def test_other_number_of_classes_ends_a_run_before_it_starts(tmp_path):
 def test_config_has_the_hooks_and_metrics_of_all(path):
     cfg = config(path)
     assert 'mmbckd' in cfg.custom_imports.imports
-    assert {hook['type'] for hook in cfg.custom_hooks} == {
-        'DataCheckHook',
-        'IterationSeedHook',
-        'StudentCheckpointHook',
-    }
+    ours = ['DataCheckHook', 'IterationSeedHook', 'StudentCheckpointHook']
+    student = plain(cfg.get('custom_hooks'))[: -len(ours)]
+    assert [hook['type'] for hook in cfg.custom_hooks[-len(ours) :]] == ours
+    # Upstream's own of the student, but for one that works in no distillation.
+    (entry,) = entries(path)
+    alone = upstream(entry['Metadata'].get('Student', path.stem))
+    assert student == [
+        hook
+        for hook in (
+            plain(config(alone).get('custom_hooks', [])) if alone else []
+        )
+        if hook['type'] != 'YOLOXModeSwitchHook'
+    ]
     assert cfg.val_evaluator == cfg.test_evaluator
     assert cfg.val_evaluator.type == (
         'CocoBoundaryMetric' if evaluates_masks(path) else 'CocoMetric'
@@ -242,13 +359,12 @@ def test_teacher_is_the_one_of_its_checkpoint_and_fits_the_student(path):
     file, checkpoint = file_of(cfg.model.teacher), cfg.model.teacher_ckpt
     teacher = config(file)
     if MMDET in file.parents:
-        (entry,) = (
-            entry
+        # YOLOX's have other names there than their configs.
+        assert checkpoint in [
+            entry['Weights']
             for entry in metafile(file.with_name('metafile.yml'))['Models']
-            if entry['Name'] == file.stem
-        )
-        assert entry['Config'] == f'configs/{file.relative_to(MMDET)}'
-        assert checkpoint == entry['Weights']
+            if entry['Config'] == f'configs/{file.relative_to(MMDET)}'
+        ]
     else:
         iters = teacher.train_cfg.max_iters
         assert checkpoint == f'work_dirs/{file.stem}/iter_{iters}.pth'
@@ -311,11 +427,7 @@ SCHEDULE = (
 
 @every_config
 def test_metafile_names_collection_data_teacher_and_student(path):
-    (entry,) = (
-        model
-        for model in metafile(path.with_name('metafile.yml'))['Models']
-        if model['Name'] == path.stem
-    )
+    (entry,) = entries(path)
     assert ROOT / entry['Config'] == path
     said = entry['Metadata']
     assert said['Training Data'] == data_of(path)[0]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import export_student
 import pandas as pd
+import step_cost
 import yaml
 from analysis_tools import (
     check_connectivity,
@@ -466,6 +467,7 @@ TOOLS = {
     'export_student': export_student,
     'gradients': gradient_norms,
     'per_class': per_class,
+    'step_cost': step_cost,
 }
 PAGES = (
     'README.md',

@@ -1,6 +1,3 @@
-custom_imports = dict(imports=['mmbckd'])
-custom_hooks = [
-    dict(type='DataCheckHook'),
-    dict(type='IterationSeedHook'),
-    dict(type='StudentCheckpointHook'),
-]
+_base_ = './distill_hooks.py'
+
+custom_hooks = {{_base_.distill_hooks}}

@@ -34,21 +34,37 @@ def build_model(
         ValueError: If the config file has no ``model``.
     """
     if isinstance(model, str):
-        cfg = get_config(model) if '::' in model else Config.fromfile(model)
-        if 'model' not in cfg:
-            raise ValueError(
-                f'The config {model} has no `model`. Name a '
-                'config that can be trained on its own.'
-            )
-        model = cfg.model
-        model.setdefault('_scope_', cfg.get('default_scope', 'mmengine'))
-        # As the runners of MMDetection and MMSegmentation do.
-        if 'data_preprocessor' in cfg:
-            model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        model = read_model(model)
     if isinstance(model, dict):
         if data_preprocessor is not None and 'type' in model:
             model = {'data_preprocessor': data_preprocessor, **model}
         model = MODELS.build(model)
+    return model
+
+
+def read_model(path: str) -> dict:
+    """The model of a config file, as its own runner would build it.
+
+    Args:
+        path (str): A file, or a name such as ``'mmseg::pspnet/…'``.
+
+    Returns:
+        dict: Its config, with its scope and data preprocessor.
+
+    Raises:
+        ValueError: If the config file has no ``model``.
+    """
+    cfg = get_config(path) if '::' in path else Config.fromfile(path)
+    if 'model' not in cfg:
+        raise ValueError(
+            f'The config {path} has no `model`. Name a '
+            'config that can be trained on its own.'
+        )
+    model = cfg.model
+    model.setdefault('_scope_', cfg.get('default_scope', 'mmengine'))
+    # As the runners of MMDetection and MMSegmentation do.
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return model
 
 

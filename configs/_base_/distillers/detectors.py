@@ -49,3 +49,47 @@ pkd_dense = dict(
         level: dict(type='PKDLoss', loss_weight=10) for level in levels
     },
 )
+
+# Of the three levels of a PAFPN, which has as many channels as the detector is
+# wide: the student's are led to the teacher's 256.
+pafpn = levels[:3]
+pkd_pafpn = dict(
+    student_recorders=dict(fpn=fpn),
+    teacher_recorders=dict(fpn=fpn),
+    connectors={
+        level: dict(
+            type='ConvModuleConnector',
+            in_channel=128,
+            out_channel=256,
+            act_cfg=None,
+        )
+        for level in pafpn
+    },
+    distill_losses={
+        level: dict(type='PKDLoss', loss_weight=10) for level in pafpn
+    },
+    loss_forward_mappings={
+        level: dict(
+            preds_S=dict(
+                from_student=True,
+                recorder='fpn',
+                data_idx=i,
+                connector=level,
+            ),
+            preds_T=dict(from_student=False, recorder='fpn', data_idx=i),
+        )
+        for i, level in enumerate(pafpn)
+    },
+)
+pkd_pafpn_tiny = dict(
+    pkd_pafpn,
+    connectors={
+        level: dict(
+            type='ConvModuleConnector',
+            in_channel=96,
+            out_channel=256,
+            act_cfg=None,
+        )
+        for level in pafpn
+    },
+)

@@ -1,0 +1,3 @@
+_base_ = './bckd_mask-rcnn_swin-s-p4-w7_mask-rcnn_r50_fpn_2x_coco.py'
+
+model = dict(distiller={{_base_.pkd}})

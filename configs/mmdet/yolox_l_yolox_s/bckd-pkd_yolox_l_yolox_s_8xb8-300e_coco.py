@@ -1,0 +1,3 @@
+_base_ = './bckd_yolox_l_yolox_s_8xb8-300e_coco.py'
+
+model = dict(distiller={{_base_.pkd_pafpn}})
