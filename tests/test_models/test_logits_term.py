@@ -1,9 +1,10 @@
 """The ``logits`` key of BCKDDistiller's short form."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mmrazor.models.losses import ChannelWiseDivergence
+from mmrazor.models.losses import ATLoss, ChannelWiseDivergence
 from mmrazor.registry import MODELS
 
 from mmbckd.functional import pixel_wise_divergence
@@ -95,6 +96,31 @@ def test_any_loss_gets_logits_of_one_size():
     assert torch.equal(losses['distill.loss_cwd'], expected)
 
 
+def test_pixels_are_the_samples_of_dist():
+    """Its definition, pixel by pixel and class by class, by NumPy."""
+    model = build(logits=dict(type='DISTLoss', loss_weight=0.5))
+    losses, student, teacher = losses_and_logits(model, batch())
+    p, q = (
+        x.detach().double().softmax(1).movedim(1, -1).flatten(0, -2).numpy()
+        for x in (student, teacher)
+    )
+
+    def distance(a, b):
+        rows = [np.corrcoef(x, y)[0, 1] for x, y in zip(a, b)]
+        return 1 - np.mean(rows)
+
+    expected = 0.5 * (distance(p, q) + distance(p.T, q.T))
+    got = losses['distill.loss_logits'].item()
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_losses_of_features_get_student_and_teacher_in_their_order():
+    model = build(logits=dict(type='ATLoss'))
+    losses, student, teacher = losses_and_logits(model, batch())
+    expected = ATLoss()(student, teacher)
+    assert torch.equal(losses['distill.loss_logits'], expected)
+
+
 @pytest.mark.parametrize(
     'kind, name',
     [
@@ -148,7 +174,7 @@ def test_a_level_of_a_detectors_classifier_is_a_map():
     [
         (dict(temperature=2), ['temperature', 'tau', 'loss_weight']),
         (dict(type='ChannelWiseDivergance'), ['ChannelWiseDivergance']),
-        (dict(type='ATLoss'), ['ATLoss', 'preds_S', 's_feature']),
+        (dict(type='DKDLoss'), ['DKDLoss', 'preds_S', 'gt_labels']),
         (dict(student='decode_head.conv_sag'), ["'decode_head.conv_seg'"]),
     ],
 )

@@ -5,6 +5,13 @@ from torch import Tensor, nn
 
 from ...functional.maps import at_one_size, check_logits
 
+# What MMRazor's losses call the two, that of the student first.
+ARGUMENTS = (
+    ('preds_S', 'preds_T'),
+    ('s_feature', 't_feature'),
+    ('logits_S', 'logits_T'),
+)
+
 
 @MODELS.register_module()
 class LogitLoss(nn.Module):
@@ -12,11 +19,13 @@ class LogitLoss(nn.Module):
 
     The logits with more pixels are resized bilinearly
     (``align_corners=False``) to the size of the others; equal sizes reach the
-    loss as they are.
+    loss as they are. A loss of image classification, whose arguments MMRazor
+    calls ``logits_S`` and ``logits_T``, gets the pixels of a batch as its
+    samples, (N h w, K).
 
     Args:
-        loss (dict): Config of a loss that is called with ``preds_S`` and
-            ``preds_T``, such as MMRazor's ``ChannelWiseDivergence``.
+        loss (dict): Config of a loss of two tensors, such as MMRazor's
+            ``ChannelWiseDivergence``, ``ATLoss`` and ``DISTLoss``.
 
     Raises:
         ValueError: If the loss takes something else.
@@ -31,15 +40,17 @@ class LogitLoss(nn.Module):
         super().__init__()
         self.loss = MODELS.build(loss)
         parameters = signature(self.loss.forward).parameters
-        needed = [
+        needed = tuple(
             name for name, p in parameters.items() if p.default is p.empty
-        ]
-        if sorted(needed) != ['preds_S', 'preds_T']:
+        )
+        if needed not in ARGUMENTS:
             raise ValueError(
-                'Expected a loss on logits that is called with `preds_S` and '
-                f'`preds_T`, but got {type(self.loss).__name__}, which is '
-                f'called with {list(parameters)}. Choose another `type`.'
+                'Expected a loss that is called with the two logits, by one '
+                f'of the names {ARGUMENTS}, but got '
+                f'{type(self.loss).__name__}, which is called with '
+                f'{list(parameters)}. Choose another `type`.'
             )
+        self.of_pixels = needed == ('logits_S', 'logits_T')
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return the loss, see the class for the shapes.
@@ -50,5 +61,7 @@ class LogitLoss(nn.Module):
                 number of images or classes.
         """
         check_logits(preds_S, preds_T)
-        student, teacher = at_one_size(preds_S, preds_T)
-        return self.loss(preds_S=student, preds_T=teacher)
+        logits = at_one_size(preds_S, preds_T)
+        if self.of_pixels:
+            logits = [x.movedim(1, -1).flatten(0, -2) for x in logits]
+        return self.loss(*logits)
