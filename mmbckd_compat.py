@@ -288,8 +288,8 @@ class _StandIn:
 #
 # Since PyTorch 2.6 torch.load unpickles allow-listed types only. MMEngine's
 # checkpoints hold its HistoryBuffer and numpy arrays and scalars. A checkpoint
-# is untrusted input and stays so, also where the fork of MMEngine would unpickle
-# anything that is refused:
+# is untrusted input and stays so, although the fork of MMEngine loads whatever
+# torch.load has refused without any restriction:
 #
 # * HistoryBuffer pickles its statistics methods, which needs `getattr`; what
 #   is allow-listed under that name gives those methods and nothing else;

@@ -30,7 +30,7 @@ def _problem() -> str | None:
         return wrong
     try:
         import mmrazor.models  # noqa: F401
-    except ImportError as error:
+    except (ImportError, AssertionError) as error:
         if (switch := mmbckd_compat.why_not()) is not None:
             return (
                 'mmrazor cannot be imported on PyTorch 2 without '
