@@ -11,6 +11,9 @@
 # PYTHON=python3.12 chooses the Python (3.10 to 3.12).
 
 STACK := openmmlab
+ifeq ($(filter openmmlab onedl,$(STACK)),)
+$(error Expected STACK=openmmlab or STACK=onedl, but got STACK=$(STACK))
+endif
 VENV := .venv$(if $(filter onedl,$(STACK)),-onedl)
 DONE := $(VENV)/setup.done
 

@@ -39,7 +39,7 @@ def _problem() -> str | None:
         return (
             f'mmrazor cannot be imported ({error}): run `make setup` in '
             "mmbckd's source tree, or install the versions that "
-            'requirements/constraints.txt there lists.'
+            'requirements/constraints*.txt there list.'
         )
     return None
 
