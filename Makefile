@@ -6,20 +6,28 @@
 # make tables       set up, then fill the tables of the docs from results/
 # make setup        .venv with everything in it (done once)
 #
+# STACK=onedl takes the maintained fork of OpenMMLab, in .venv-onedl.
+# TESTS='tests/test_compat ...' is what `make test` runs, all by default.
 # PYTHON=python3.12 chooses the Python (3.10 to 3.12).
 
-DONE := .venv/setup.done
+STACK := openmmlab
+ifeq ($(filter openmmlab onedl,$(STACK)),)
+$(error Expected STACK=openmmlab or STACK=onedl, but got STACK=$(STACK))
+endif
+VENV := .venv$(if $(filter onedl,$(STACK)),-onedl)
+DONE := $(VENV)/setup.done
 
 # Test files are shared out to this many processes of one thread each, in the
 # order of tests/conftest.py.
 WORKERS := 2
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
-	-n $(WORKERS) --dist loadfile --no-loadscope-reorder
+TESTS :=
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest \
+	-n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 .PHONY: quickstart test coverage lint docs tables setup
 
 quickstart: setup
-	.venv/bin/python tools/quickstart.py
+	$(VENV)/bin/python tools/quickstart.py
 
 test: setup
 	$(PYTEST)
@@ -28,19 +36,20 @@ coverage: setup
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 lint: setup
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 docs: setup
-	.venv/bin/python -W ignore -m sphinx -q -W --keep-going \
+	$(VENV)/bin/python -W ignore -m sphinx -q -W --keep-going \
 		docs/en docs/en/_build/html
 
 tables: setup
-	.venv/bin/python tools/make_tables.py
+	$(VENV)/bin/python tools/make_tables.py
 
 setup: $(DONE)
 
-$(DONE): requirements/constraints.txt setup.py pyproject.toml \
-		mmbckd/version.py mmbckd_compat.pth tools/setup_env.sh
-	tools/setup_env.sh
+$(DONE): requirements/constraints.txt requirements/constraints-$(STACK).txt \
+		setup.py pyproject.toml mmbckd/version.py mmbckd_compat.pth \
+		tools/setup_env.sh
+	STACK=$(STACK) tools/setup_env.sh

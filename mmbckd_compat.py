@@ -1,6 +1,7 @@
 """Makes MMRazor 1.0.0 work on PyTorch 2, without touching its files.
 
-MMRazor's last release predates PyTorch 2.0. This module patches, in the
+MMRazor's last release predates PyTorch 2.0, and the maintained fork of the
+rest of OpenMMLab (``onedl-mmcv`` and its like). This module patches, in the
 running process only, what has changed since then; once upstream does so
 itself, this file and its start-up hook can be deleted. ``mmbckd_compat.pth``
 calls :func:`install` when Python starts, because ``mim train mmrazor`` runs
@@ -8,8 +9,9 @@ MMRazor's own script in a new process, which imports MMRazor before it reads
 any config.
 
 :func:`install` only puts a finder on ``sys.meta_path``. Nothing is imported or
-changed before ``mmrazor`` itself is imported, and nothing at all if the
-environment variable ``MMBCKD_NO_COMPAT`` is ``1``.
+changed before ``mmrazor`` itself is imported, but for two modules of the fork
+(see 7), and nothing at all if the environment variable ``MMBCKD_NO_COMPAT`` is
+``1``.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ SWITCH = 'MMBCKD_NO_COMPAT'
 MMRAZOR = '1.0.0'
 MIN_TORCH = (2, 1)
 MMENGINE = (0, 10)
+MAX_MMCV = '2.1.0'  # the newest that MMRazor accepts
+FORK_OF_MMCV = (2, 3)
 
 _patched: list[str] = []
 _why_not: list[str] = []
@@ -61,15 +65,15 @@ def install() -> None:
     razor = sys.modules.get('mmrazor')
     if razor is not None:
         # Somebody imported it before us: too late for the finder.
-        finder.waiting = False
-        _patch(razor.__spec__)
+        finder.patch(razor.__spec__)
 
 
 class _Finder:
     """Sees the first import of MMRazor, and provides the stand-in."""
 
     def __init__(self) -> None:
-        self.waiting = True
+        self.waiting = True  # for MMRazor
+        self.active = False  # MMRazor is patched
 
     def find_spec(
         self,
@@ -79,10 +83,12 @@ class _Finder:
     ) -> ModuleSpec | None:
         """Part of the protocol of ``sys.meta_path``."""
         if name == 'mmrazor' and self.waiting:
-            return self._find(name, path, target, before=self._patch)
-        if name == CWD and _patched:
+            return self._find(name, path, target, before=self.patch)
+        if name in FORK:
+            return self._find(name, path, target, after=FORK[name])
+        if name == CWD and self.active:
             return self._find(name, path, target, after=_take_any_layout)
-        if (name + '.').startswith(STAND_IN + '.') and _patched:
+        if (name + '.').startswith(STAND_IN + '.') and self.active:
             from importlib.machinery import ModuleSpec
 
             return ModuleSpec(name, _StandIn(), is_package=name == STAND_IN)
@@ -121,12 +127,13 @@ class _Finder:
         spec.loader.exec_module = exec_module
         return spec
 
-    def _patch(self, spec: ModuleSpec) -> None:
+    def patch(self, spec: ModuleSpec) -> None:
+        """Patch MMRazor, unless its version is not supported."""
         self.waiting = False
-        _patch(spec)
+        self.active = _patch(spec)
 
 
-def _patch(spec: ModuleSpec) -> None:
+def _patch(spec: ModuleSpec) -> bool:
     """Apply every patch, or say in one sentence why there is none."""
     reason = _unsupported(spec)
     if reason is not None:
@@ -134,8 +141,9 @@ def _patch(spec: ModuleSpec) -> None:
         import warnings
 
         warnings.warn(f'mmbckd patches nothing here: {reason}', stacklevel=2)
-        return
+        return False
     for patch in (
+        _patch_max_mmcv,
         _patch_quantization,
         _patch_checkpoints,
         _patch_local_rank,
@@ -146,6 +154,7 @@ def _patch(spec: ModuleSpec) -> None:
         if what is not None:
             _patched.append(what)
     _patch_log()
+    return True
 
 
 def _unsupported(spec: ModuleSpec) -> str | None:
@@ -279,7 +288,8 @@ class _StandIn:
 #
 # Since PyTorch 2.6 torch.load unpickles allow-listed types only. MMEngine's
 # checkpoints hold its HistoryBuffer and numpy arrays and scalars. A checkpoint
-# is untrusted input and stays so:
+# is untrusted input and stays so, although the fork of MMEngine loads whatever
+# torch.load has refused without any restriction:
 #
 # * HistoryBuffer pickles its statistics methods, which needs `getattr`; what
 #   is allow-listed under that name gives those methods and nothing else;
@@ -385,6 +395,11 @@ def _patch_checkpoints(spec: ModuleSpec) -> str | None:
     allowed += [(np.ndarray, 'ndarray')]
     allowed += [(type(np.dtype(code)), f'dtype {code}') for code in DTYPES]
     torch.serialization.add_safe_globals(allowed)
+
+    from mmengine.runner import checkpoint
+
+    if hasattr(checkpoint, '_safe_torch_load'):
+        checkpoint._safe_torch_load = torch.load
     return (
         'checkpoints that mmengine wrote can be loaded and resumed: '
         'HistoryBuffer and plain numpy numbers are allow-listed for '
@@ -504,6 +519,73 @@ def _take_any_layout(module: ModuleType) -> None:
         return forward(self, preds_S.contiguous(), preds_T.contiguous())
 
     module.ChannelWiseDivergence.forward = forward_contiguous
+
+
+# --------------------------------------------------------------------------- #
+# 6. The maintained fork: `import mmrazor`
+#
+# MMRazor refuses every mmcv that is newer than 2.1.0. Only the limit in its
+# `__init__` is replaced as it is compiled: nothing sees another version.
+
+
+def _patch_max_mmcv(spec: ModuleSpec) -> str | None:
+    import mmcv
+
+    if _digits(mmcv.__version__)[:2] != FORK_OF_MMCV:
+        return None
+    loader = spec.loader
+    source = loader.get_source(spec.name)
+    limit = "mmcv_maximum_version = '{}'"
+    source = source.replace(
+        limit.format(MAX_MMCV), limit.format(mmcv.__version__)
+    )
+    loader.get_code = lambda name: loader.source_to_code(source, spec.origin)
+    return f'mmrazor accepts mmcv {mmcv.__version__} of the maintained fork'
+
+
+# --------------------------------------------------------------------------- #
+# 7. The maintained fork: `mim train mmrazor`, `_base_ = 'mmseg::...'`
+#
+# * Its mim takes the folder of the first file that a package has installed for
+#   its module, which is the metadata if that is called mmrazor-1.0.0.dist-info
+#   ('-' comes before '/').
+# * Its mmengine looks for the configs of mmseg in the distribution
+#   `mmsegmentation`, which is called `onedl-mmsegmentation` there.
+
+
+def _find_modules(utils: ModuleType) -> None:
+    """Patch ``mim.utils.utils``."""
+    from functools import wraps
+
+    get_installed_path = utils.get_installed_path
+
+    @wraps(get_installed_path)
+    def get_path_of_module(package: str) -> str:
+        path = get_installed_path(package)
+        if not path.endswith('.dist-info'):
+            return path
+        return os.path.join(
+            os.path.dirname(path), utils.package2module(package)
+        )
+
+    utils.get_installed_path = get_path_of_module
+
+
+def _find_configs(utils: ModuleType) -> None:
+    """Patch ``mmengine.config.utils``."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version('onedl-mmsegmentation')
+    except PackageNotFoundError:
+        return
+    utils.MODULE2PACKAGE['mmseg'] = 'onedl-mmsegmentation'
+
+
+FORK = {
+    'mim.utils.utils': _find_modules,
+    'mmengine.config.utils': _find_configs,
+}
 
 
 # --------------------------------------------------------------------------- #

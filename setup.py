@@ -113,9 +113,13 @@ def record(name: str, data: bytes) -> str:
 
 
 def requirements() -> list:
-    """Everything that is needed at run time, with the supported versions."""
+    """What is needed at run time, whichever the stack of OpenMMLab is."""
     names = about()
-    needed = {**names['STACK'], **names['UNDECLARED']}
+    return specified({**names['CORE'], **names['UNDECLARED']})
+
+
+def specified(needed: dict) -> list:
+    """Distributions with the supported versions of each."""
     return [name + versions for name, versions in needed.items()]
 
 
@@ -137,6 +141,7 @@ setup(
     python_requires=about()['PYTHON'],
     install_requires=requirements(),
     extras_require={
+        **{name: specified(all_) for name, all_ in about()['STACKS'].items()},
         'deploy': required_by('deploy'),
         'docs': required_by('docs'),
         'pretrained': required_by('pretrained'),

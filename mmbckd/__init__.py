@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import mmbckd_compat
 
+from .stack import stack_problem
 from .version import __version__
 
 # MMRazor can only be imported on PyTorch 2 with this in place. It usually is,
@@ -25,40 +26,11 @@ _MATHEMATICS = ('functional', 'evaluation.functional')
 
 def _problem() -> str | None:
     """What is missing or unsupported, in one sentence, or None."""
-    import importlib.metadata
-
-    try:
-        from packaging.specifiers import SpecifierSet
-    except ImportError as error:
-        return (
-            f'mmbckd {__version__} cannot tell which versions it finds '
-            f'({error}): run `make setup` in its source tree, or '
-            '`pip install packaging`.'
-        )
-
-    from .version import STACK
-
-    wrong = []
-    for name, versions in STACK.items():
-        try:
-            found = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found = ''
-        if not SpecifierSet(versions).contains(found or '0', prereleases=True):
-            wrong.append((name + versions, found))
-    if wrong:
-        have = ', '.join(
-            f'{found or "nothing"} for {needed}' for needed, found in wrong
-        )
-        install = ' '.join(f'"{needed}"' for needed, _ in wrong)
-        return (
-            f'mmbckd {__version__} needs other versions (found {have}): '
-            f'run `make setup` in its source tree, or '
-            f'`pip install {install}`.'
-        )
+    if (wrong := stack_problem()) is not None:
+        return wrong
     try:
         import mmrazor.models  # noqa: F401
-    except ImportError as error:
+    except (ImportError, AssertionError) as error:
         if (switch := mmbckd_compat.why_not()) is not None:
             return (
                 'mmrazor cannot be imported on PyTorch 2 without '
@@ -67,7 +39,7 @@ def _problem() -> str | None:
         return (
             f'mmrazor cannot be imported ({error}): run `make setup` in '
             "mmbckd's source tree, or install the versions that "
-            'requirements/constraints.txt there lists.'
+            'requirements/constraints*.txt there list.'
         )
     return None
 

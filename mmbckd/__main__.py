@@ -12,12 +12,10 @@ from collections.abc import Iterator
 import mmbckd
 import mmbckd_compat
 
-from .version import STACK
+from .stack import find_stacks
+from .version import CORE, STACKS
 
 PACKAGES = (
-    'mmbckd',
-    *STACK,
-    'openmim',
     'numpy',
     'opencv-python',
     'opencv-python-headless',
@@ -35,13 +33,19 @@ def environment() -> Iterator[tuple[str, object]]:
         yield from collect_env().items()
     except ImportError as error:
         yield 'machine', f'unknown: {error}'
-    for name in PACKAGES:
+    # With none or both of them installed, what is missing of either.
+    stacks = list(find_stacks())
+    yield 'stack', ' and '.join(stacks) or 'none'
+    needed = dict(CORE)
+    for stack in stacks or STACKS:
+        needed.update(STACKS[stack])
+    for name in ('mmbckd', *needed, *PACKAGES):
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             version = 'not installed'
-        if name in STACK:
-            version += f' (needs {STACK[name]})'
+        if name in needed:
+            version += f' (needs {needed[name]})'
         yield name, version
     yield 'mmcv operators', mmcv_operators()
 

@@ -1,5 +1,6 @@
 """What the walks over the configs share."""
 
+import re
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -89,11 +90,18 @@ def upstream(stem: str) -> Path | None:
     )
 
 
+def hostless(url: str) -> str:
+    """A checkpoint's name, which the fork of OpenMMLab has on its own host."""
+    return re.sub('^https?://[^/]+', '', url)
+
+
 def plain(node, dropped: tuple = ()):
-    """A part of a config without the keys ``dropped``, and without the scope
-    that inheriting over packages adds."""
+    """A part of a config without the keys ``dropped``, without the scope that
+    inheriting over packages adds, and without the hosts of checkpoints."""
     if isinstance(node, (list, tuple)):
         return [plain(child, dropped) for child in node]
+    if isinstance(node, str):
+        return hostless(node)
     if not isinstance(node, (dict, Config)):
         return node
     return {

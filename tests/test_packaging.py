@@ -12,7 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from mmbckd.version import PYTHON, STACK, UNDECLARED, __version__
+from mmbckd.stack import find_stacks
+from mmbckd.version import CORE, PYTHON, STACKS, UNDECLARED, __version__
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +28,7 @@ def source(tmp_path_factory) -> Path:
         symlinks=True,
         ignore=shutil.ignore_patterns(
             '.git',
-            '.venv',
+            '.venv*',
             'work_dirs',
             'data',
             'build',
@@ -179,29 +180,41 @@ def test_declared_dependencies_are_those_of_version_py(wheel):
             r'^Requires-Dist: (.*)$', metadata, re.MULTILINE
         )
     ]
-    assert {
-        each.name: each.specifier for each in declared if each.marker is None
-    } == {
+    # Neither stack, for installing one overwrites the other.
+    assert wanted(each for each in declared if each.marker is None) == {
         name: SpecifierSet(versions)
-        for name, versions in {**STACK, **UNDECLARED}.items()
+        for name, versions in {**CORE, **UNDECLARED}.items()
     }
+    for stack, needed in STACKS.items():
+        assert wanted(
+            each
+            for each in declared
+            if each.marker and each.marker.evaluate({'extra': stack})
+        ) == {name: SpecifierSet(each) for name, each in needed.items()}
 
 
-def pins() -> dict:
-    lines = (ROOT / 'requirements' / 'constraints.txt').read_text()
-    return {
-        each.name: each.specifier
-        for each in map(
-            Requirement, re.findall(r'^[^#\n].*$', lines, re.MULTILINE)
-        )
-    }
+def wanted(requirements) -> dict:
+    return {each.name: each.specifier for each in requirements}
 
 
-def test_constraints_pin_one_version_of_everything_declared():
-    pinned = pins()
+def pins(stack: str) -> dict:
+    folder = ROOT / 'requirements'
+    shared, own = (
+        re.findall(r'^\w.*$', (folder / name).read_text(), re.MULTILINE)
+        for name in ('constraints.txt', f'constraints-{stack}.txt')
+    )
+    assert not wanted(map(Requirement, shared)).keys() & wanted(
+        map(Requirement, own)
+    )
+    return wanted(map(Requirement, shared + own))
+
+
+@pytest.mark.parametrize('stack', STACKS)
+def test_constraints_pin_one_version_of_everything_declared(stack):
+    pinned = pins(stack)
     for specifier in pinned.values():
         assert re.fullmatch(r'==[\w.+]+', str(specifier))
-    for name, versions in {**STACK, **UNDECLARED}.items():
+    for name, versions in {**CORE, **STACKS[stack], **UNDECLARED}.items():
         version = str(pinned[name]).removeprefix('==')
         assert version in SpecifierSet(versions)
     for extra in ('deploy', 'docs', 'tests', 'pretrained'):
@@ -212,14 +225,25 @@ def test_constraints_pin_one_version_of_everything_declared():
 
 @pytest.mark.parametrize(
     'root',
-    ['mmbckd', 'timm', 'onnx', 'onnxscript', 'onnxruntime', 'openvino'],
+    [
+        'mmbckd',
+        'the stack',
+        'timm',
+        'onnx',
+        'onnxscript',
+        'onnxruntime',
+        'openvino',
+    ],
 )
 def test_constraints_are_complete(root):
     """They are installed without being resolved; pip is always there."""
-    pinned = {name.lower().replace('_', '-') for name in pins()}
-    # openvino runs without its telemetry, which is left out on purpose.
-    pinned |= {'mmbckd', 'pip', 'openvino-telemetry'}
-    seen, queue = set(), [root]
+    (stack,) = find_stacks()
+    pinned = {name.lower().replace('_', '-') for name in pins(stack)}
+    # openvino runs without its telemetry, which is left out on purpose; what
+    # imaug needs for a module that nobody imports is, too.
+    left_out = ('openvino-telemetry', 'imagecorruptions-imaug')
+    pinned |= {'mmbckd', 'pip', *left_out}
+    seen, queue = set(), [*STACKS[stack]] if root == 'the stack' else [root]
     while queue:
         name = queue.pop().lower().replace('_', '-')
         if name in seen:
@@ -231,7 +255,7 @@ def test_constraints_are_complete(root):
         except PackageNotFoundError:
             # setup_env.sh installs opencv-python-headless in the place of
             # opencv-python.
-            assert name in ('opencv-python', 'openvino-telemetry')
+            assert name in ('opencv-python', *left_out)
             continue
         queue += [
             each.name

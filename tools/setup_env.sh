@@ -1,22 +1,33 @@
 #!/usr/bin/env bash
-# Creates .venv with the exact set of requirements/constraints.txt, mmcv's
+# Creates .venv with the exact set of requirements/constraints*.txt, mmcv's
 # operators included, and a development install of mmbckd. `make setup` calls
 # it; it can be interrupted and started again at any point.
 #
+# STACK=onedl              .venv-onedl with the maintained fork instead
 # PYTHON=python3.12        the Python to use
 # XDG_CACHE_HOME           where the built mmcv is kept (~/.cache by default)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+STACK=${STACK:-openmmlab}
 VENV=.venv
-PINS=requirements/constraints.txt
+MMCV=mmcv
+if [ "$STACK" = onedl ]; then
+    VENV=.venv-onedl
+    MMCV=onedl-mmcv
+fi
 LOG=$VENV/setup.log
 
 say() { printf '[setup] %s\n' "$*"; }
 die() { printf '[setup] error: %s\n' "$*" >&2; exit 1; }
 
+pins() {  # all of them
+    cat requirements/constraints.txt "requirements/constraints-$STACK.txt" |
+        grep ==
+}
+
 pinned() {  # the version of a package in the constraints
-    sed -n "s/^$1==\([^ ;]*\).*/\1/p" "$PINS"
+    pins | sed -n "s/^$1==\([^ ;]*\).*/\1/p"
 }
 
 supported() {  # is this command a Python 3.10 to 3.12?
@@ -89,11 +100,11 @@ create_venv() {
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 install_pinned() {
-    say "installing $(grep -c == "$PINS") pinned packages into $VENV;" \
+    say "installing $(pins | wc -l) pinned packages into $VENV;" \
         "PyTorch and its CUDA libraries are about 3 GB ..."
-    # The list is complete, so nothing is resolved: see its head for the two
+    # The lists are complete, so nothing is resolved: see their head for the two
     # packages that are left out.
-    grep -vE '^(mmcv|opencv-python)==' "$PINS" >"$VENV/pinned.txt"
+    pins | grep -vE "^($MMCV|opencv-python)==" >"$VENV/pinned.txt"
     pip install --no-deps --progress-bar off --requirement "$VENV/pinned.txt" \
         2>&1 | tee -a "$LOG" |
         sed -u -n -e 's/^Collecting \([^ ]*\).*/[setup]   \1/p' \
@@ -143,14 +154,14 @@ build_mmcv() {  # into the folder $1
         say "building mmcv's CUDA operators once, 5 to 15 minutes" \
             "(output in $log) ..."
     fi
-    compgen -G "$VENV/mmcv-wheel/mmcv-*.whl" >/dev/null ||
+    compgen -G "$VENV/mmcv-wheel/*.whl" >/dev/null ||
         compile_mmcv plain || {
         tail -n 25 "$log" >&2
         die "mmcv could not be built, see above and $log."
     }
     mkdir -p "$out"
     # In two steps, so that an interruption leaves no half a wheel.
-    for wheel in "$VENV"/mmcv-wheel/mmcv-*.whl; do
+    for wheel in "$VENV"/mmcv-wheel/*.whl; do
         cp "$wheel" "$out/.$$.part"
         mv "$out/.$$.part" "$out/$(basename "$wheel")"
     done
@@ -167,9 +178,9 @@ compile_mmcv() {  # merged | plain
         rm -rf "$source"
         # mmcv's setup.py imports the PyTorch that is installed, and pip's own
         # cache of built wheels knows nothing about PyTorch.
-        pip download --no-deps --no-build-isolation --no-binary mmcv \
-            --dest "$source" "mmcv==$(pinned mmcv)" &&
-            tar -xzf "$source"/mmcv-*.tar.gz -C "$source" \
+        pip download --no-deps --no-build-isolation --no-binary "$MMCV" \
+            --dest "$source" "$MMCV==$(pinned "$MMCV")" &&
+            tar -xzf "$source"/*.tar.gz -C "$source" \
                 --strip-components 1 &&
             { [ "$how" = plain ] ||
                 python tools/merge_mmcv_sources.py "$source"; } &&
@@ -209,9 +220,11 @@ install_mmcv() {
 
 find_mmcv() {  # the wheel in the cache, or nothing
     [ ! -d "$CACHE" ] ||
-        find "$CACHE" -name "mmcv-$(pinned mmcv)-*.whl" -print -quit
+        find "$CACHE" -name "${MMCV/-/_}-$(pinned "$MMCV")-*.whl" -print -quit
 }
 
+[ -f "requirements/constraints-$STACK.txt" ] ||
+    die "expected STACK=openmmlab or STACK=onedl, but got STACK=$STACK."
 choose_python
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || die "$PYTHON has no" \
     "venv: 'apt install python3-venv' (or ${PYTHON##*/}-venv)."

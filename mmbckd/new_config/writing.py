@@ -31,7 +31,7 @@ from .choice import BASE, Choice, complete_terms
 from .formatting import Code, assignment, comment
 from .stages import Stages
 
-PACKAGES = dict(mmseg='mmsegmentation', mmdet='mmdet')
+LIBRARIES = ('mmseg', 'mmdet')
 
 
 class NewConfig(NamedTuple):
@@ -184,12 +184,12 @@ def _load(name: str) -> Config:
     library, is_published, place = name.partition('::')
     file = name
     if is_published:
-        if library not in PACKAGES:
+        if library not in LIBRARIES:
             raise ValueError(
                 f'Expected a file, mmseg::… or mmdet::…, but got {name}. Only '
                 'segmentors and detectors can be distilled.'
             )
-        package = get_installed_path(PACKAGES[library])
+        package = get_installed_path(library)
         file = osp.join(package, '.mim/configs', place)
     if not osp.isfile(file):
         raise FileNotFoundError(
@@ -214,7 +214,7 @@ def _load(name: str) -> Config:
             f'that of a distillation ({cfg.model.type}). Name the config of '
             'its student.'
         )
-    if cfg.get('default_scope') not in PACKAGES:
+    if cfg.get('default_scope') not in LIBRARIES:
         raise ValueError(
             f"Expected {name} to have default_scope='mmseg' or 'mmdet', but "
             f'it has {cfg.get("default_scope")!r}. Only segmentors and '

@@ -132,13 +132,13 @@ def test_report_comes_even_where_mmbckd_does_not_work():
 def test_wrong_version_is_named_with_the_command_to_install():
     code = (
         'import importlib.metadata as m; real = m.version; '
-        'm.version = lambda n: "3.2.0" if n == "mmdet" else real(n); '
+        'm.version = lambda n: "0.3.1" if n == "mmrazor" else real(n); '
         'import mmbckd'
     )
     done = python('-W', 'ignore', '-c', code)
     assert done.returncode == 1
     assert re.search(
-        r'ImportError: .*found 3\.2\.0 for mmdet==3\.3\.0.*'
-        r'pip install "mmdet==3\.3\.0"',
+        r'ImportError: .*found 0\.3\.1 for mmrazor==1\.0\.0.*'
+        r'pip install "mmrazor==1\.0\.0"',
         done.stderr,
     )

@@ -33,11 +33,11 @@ def not_found(name):
 
 importlib.metadata.version = not_found
 """
-OLD_MMDET = """
+OLD_MMRAZOR = """
 import importlib.metadata
 version = importlib.metadata.version
 importlib.metadata.version = (
-    lambda name: '3.2.0' if name == 'mmdet' else version(name))
+    lambda name: '0.3.1' if name == 'mmrazor' else version(name))
 """
 BLOCKED = BLOCK.format(names=OPENMMLAB)
 ENVIRONMENTS = dict(
@@ -48,7 +48,7 @@ ENVIRONMENTS = dict(
         names=(*OPENMMLAB, 'packaging', 'cv2', 'scipy', 'pycocotools')
     )
     + MISSING,
-    old_version=OLD_MMDET,
+    old_version=OLD_MMRAZOR,
 )
 USE = """
 import torch
@@ -145,9 +145,9 @@ def test_metrics_work(environment):
     'environment, message',
     [
         ('broken', "mmrazor cannot be imported (No module named 'mm"),
-        ('missing', 'found nothing for torch>=2.1, nothing for mmengine'),
+        ('missing', 'found neither mmengine, mmcv'),
         ('nothing_else', 'packaging'),
-        ('old_version', 'found 3.2.0 for mmdet==3.3.0'),
+        ('old_version', 'found 0.3.1 for mmrazor==1.0.0'),
     ],
 )
 @pytest.mark.parametrize('statement', ALL_ELSE)

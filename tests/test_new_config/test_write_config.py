@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools/new_config.py'
 CONFIGS = ROOT / 'configs'
 MMSEG = Path(mmseg.__file__).parent / '.mim/configs'
-PUBLISHED = 'https://download.openmmlab.com/'
+PUBLISHED = 'https://'  # by OpenMMLab or the maintained fork
 SCHEDULE = '4xb2-80k_cityscapes-512x1024.py'
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import submitit
 from filelock import lock_descriptor
-from mim.utils import PKG2MODULE
+from mim.utils import package2module
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 from submitit.local.local import LocalJob
 
@@ -188,7 +188,7 @@ def script(command: list[str]) -> list[str]:
     del arguments[gpus : gpus + 2]
     if verb == 'test':
         arguments.remove('--checkpoint')
-    spec = find_spec(PKG2MODULE.get(package, package))
+    spec = find_spec(package2module(package))
     tools = Path(spec.origin).with_name('.mim') / 'tools'
     return [str(tools / f'{verb}.py'), config, *arguments]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from ..runs import Log, Run, read_run
 from .definition import Pair, Row, Table, read_config, row_config
 
 _BASES = Path(__file__).resolve().parents[2] / '.mim' / 'configs' / '_base_'
-_PACKAGES = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdet'}
+_LIBRARIES = ('mmseg', 'mmdet')
 
 
 class Job(NamedTuple):
@@ -216,7 +218,8 @@ def _check_row(row: Row) -> None:
     if (
         config.get('model')
         and (
-            is_distillation(config) or config.get('default_scope') in _PACKAGES
+            is_distillation(config)
+            or config.get('default_scope') in _LIBRARIES
         )
         and (loop.get('max_epochs') or loop.get('max_iters'))
     ):
@@ -403,7 +406,13 @@ def _typed(value: Any) -> str:
 
 
 def _package(config: Config) -> str:
-    """The package whose train.py runs a config."""
+    """What mim calls the package whose train.py runs a config."""
     if is_distillation(config):
         return 'mmrazor'
-    return _PACKAGES[config.default_scope]
+    return _distribution(config.default_scope)
+
+
+@cache
+def _distribution(library: str) -> str:
+    """mmsegmentation or, if that is the stack, onedl-mmsegmentation."""
+    return packages_distributions()[library][0]

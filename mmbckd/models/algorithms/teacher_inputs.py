@@ -31,12 +31,13 @@ class Normalization:
     def of(cls, preprocessor: nn.Module) -> 'Normalization | None':
         """That of mmseg's, mmdet's or mmengine's data preprocessor; None if
         it is of another type."""
-        if isinstance(preprocessor, SegDataPreProcessor):
-            reverses = preprocessor.channel_conversion
-            padding = preprocessor.pad_val
-        elif isinstance(preprocessor, ImgDataPreprocessor):
+        # That of mmseg is both in the fork of OpenMMLab.
+        if isinstance(preprocessor, ImgDataPreprocessor):
             reverses = preprocessor._channel_conversion
             padding = preprocessor.pad_value
+        elif isinstance(preprocessor, SegDataPreProcessor):
+            reverses = preprocessor.channel_conversion
+            padding = preprocessor.pad_val
         else:
             return None
         mean, std = (0.0,), (1.0,)
