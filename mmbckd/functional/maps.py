@@ -30,7 +30,7 @@ def check_map(name: str, x: Any, like: Tensor | None = None) -> Tensor:
         - x: (N, C, H, W), none of them 0
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        got = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
         if isinstance(x, (list, tuple)):
             got += ' of several; pass one of them, by `data_idx` in a config'
         raise TypeError(

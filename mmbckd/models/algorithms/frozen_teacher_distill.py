@@ -230,13 +230,13 @@ def _head_takes_samples(model: nn.Module) -> bool:
 
 
 def _without_truth(
-    inputs: torch.Tensor, data_samples: list[BaseDataElement]
+    inputs: torch.Tensor, data_samples: list[BaseDataElement] | None
 ) -> list[BaseDataElement]:
     """The data samples as in inference, with what mmseg's heads add there."""
     size = tuple(inputs.shape[-2:])
     return [
         type(sample)(metainfo={**sample.metainfo, 'batch_input_shape': size})
-        for sample in data_samples
+        for sample in data_samples or ()
     ]
 
 

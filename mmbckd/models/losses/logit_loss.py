@@ -61,7 +61,9 @@ class LogitLoss(nn.Module):
                 number of images or classes.
         """
         check_logits(preds_S, preds_T)
-        logits = at_one_size(preds_S, preds_T)
+        student, teacher = at_one_size(preds_S, preds_T)
         if self.of_pixels:
-            logits = [x.movedim(1, -1).flatten(0, -2) for x in logits]
-        return self.loss(*logits)
+            student, teacher = (
+                x.movedim(1, -1).flatten(0, -2) for x in (student, teacher)
+            )
+        return self.loss(student, teacher)
