@@ -1,19 +1,24 @@
 import gc
 import os
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import mmengine.config.config
 import mmengine.config.utils
+import numpy as np
 import pytest
 import torch
 import yapf.yapflib.yapf_api
+from mmengine.config import Config
 from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import init_default_scope
 from mmseg.models.backbones import timm_backbone
 from mmseg.utils import register_all_modules
+from PIL import Image
 
 from mmbckd.models.algorithms import frozen_teacher_distill
+from tests.toy_table import write
 
 # The workers of pytest-xdist and what they start share the cores.
 if 'PYTEST_XDIST_WORKER' in os.environ:
@@ -115,3 +120,27 @@ def without_needless_work(monkeypatch):
     )
     yield
     gc.collect()
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Path:
+    """A table of a tiny student with two seeds, of four iterations each."""
+    rng = np.random.default_rng(0)
+    for folder, top in (('img', 256), ('ann', 2)):
+        (tmp_path / 'data' / folder).mkdir(parents=True)
+        for i in range(2):
+            shape = (64, 64, 3) if folder == 'img' else (64, 64)
+            Image.fromarray(rng.integers(0, top, shape, np.uint8)).save(
+                tmp_path
+                / 'data'
+                / folder
+                / f'{i}.{"jpg" if folder == "img" else "png"}'
+            )
+    monkeypatch.setenv('TOY_DATA', str(tmp_path / 'data'))
+    cfg = Config.fromfile(Path(__file__).parent / 'test_compat/toy_distill.py')
+    cfg.custom_imports = dict(imports=['mmbckd'])  # lets it be resumed
+    cfg.default_hooks.logger.log_metric_by_epoch = False
+    preprocessor = cfg.model.data_preprocessor
+    cfg.model = dict(cfg.model.architecture, data_preprocessor=preprocessor)
+    cfg.dump(tmp_path / 'toy.py')
+    return write(tmp_path / 'toy.yml', seeds=[0, 1])

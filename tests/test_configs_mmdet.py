@@ -216,7 +216,8 @@ class MapWitness(Witness):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        self.student.register_forward_pre_hook(self.see_images)
+        if hasattr(self, 'distiller'):
+            self.student.register_forward_pre_hook(self.see_images)
 
     def see_images(self, _, inputs: tuple) -> None:
         self._latest = tuple(inputs[0].shape[-2:])

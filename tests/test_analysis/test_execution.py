@@ -22,6 +22,7 @@ from mmbckd.analysis.tables import execution, plan, read_table
 from mmbckd.analysis.tables.execution import Device, JobRun, run_jobs
 from mmbckd.analysis.tables.jobs import minutes_left
 
+ROOT = Path(__file__).parents[2]
 CPU = Device()
 
 
@@ -34,8 +35,12 @@ class Killed(Hook):
 
 
 def test_killed_run_goes_on_and_a_finished_one_is_not_run_again(
-    toy, tool, monkeypatch
+    toy, monkeypatch
 ):
+    monkeypatch.chdir(toy.parent)
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    import run_table
+
     table = read_table(toy)
     first, second = plan(table, 'work_dirs')
     assert first.work_dir != second.work_dir
@@ -60,11 +65,11 @@ def test_killed_run_goes_on_and_a_finished_one_is_not_run_again(
     # The tool runs but the other seed.
     ran = []
     monkeypatch.setattr(
-        tool, 'run_jobs', lambda jobs, _: ran.extend(jobs) or []
+        run_table, 'run_jobs', lambda jobs, _: ran.extend(jobs) or []
     )
     argv = ['run_table.py', str(toy), '--cpu', '--results', 'kept']
     monkeypatch.setattr(sys, 'argv', argv)
-    tool.main()
+    run_table.main()
     assert ran == [second]
     written = Path('work_dirs/tables/toy.md').read_text()
     assert '1 of 2' in written and 'parameters' in written
@@ -72,7 +77,7 @@ def test_killed_run_goes_on_and_a_finished_one_is_not_run_again(
     # A log that was kept is as good as the work directory.
     first.work_dir.rename('elsewhere')
     ran.clear()
-    tool.main()
+    run_table.main()
     assert ran == [second]
     assert Path('work_dirs/tables/toy.md').read_text() == written
 

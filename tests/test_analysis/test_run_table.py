@@ -39,6 +39,16 @@ TABLES = sorted((ROOT / 'tables').glob('*.yml'))
 TOY = ROOT / 'tests/test_compat/toy_distill.py'
 
 
+@pytest.fixture
+def tool(monkeypatch, tmp_path):
+    """The tool's module; it runs in an empty folder."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.chdir(tmp_path)
+    import run_table
+
+    return run_table
+
+
 # ---------------------------------------------------------------- definitions
 
 
