@@ -233,6 +233,9 @@ def slurm(monkeypatch):
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.2)
         yield
+        until = time.monotonic() + 60
+        while output('squeue', '-h') and time.monotonic() < until:
+            time.sleep(0.2)  # a job outlasts its result by a moment
     finally:
         for process in reversed(started):
             process.kill()
