@@ -356,10 +356,11 @@ class _Meter:
     def _parts(self) -> Iterator[tuple[nn.Module, str, str]]:
         """Methods, and the part that what they do belongs to."""
         teacher = getattr(self._model, 'teacher', None)
-        if teacher is not None:
-            for name in ('forward', 'extract_feat'):
-                if hasattr(teacher, name):
-                    yield teacher, name, 'teacher'
+        if hasattr(self._model, 'run_teacher'):
+            # With what is made of its outputs where they are recorded.
+            yield self._model, 'run_teacher', 'teacher'
+        elif teacher is not None:  # of MMRazor's own algorithms
+            yield teacher, 'forward', 'teacher'
         distiller = getattr(self._model, 'distiller', None)
         if distiller is None:
             return

@@ -14,7 +14,7 @@ from torch import nn
 from mmbckd.analysis import step_cost as module
 from mmbckd.analysis.step_cost import step_cost, training_size
 from tests.detectors import detector
-from tests.segmentors import NUM_CLASSES, cnn_segmentor
+from tests.segmentors import NUM_CLASSES, cnn_segmentor, query_segmentor
 
 ROOT = Path(__file__).parents[2]
 
@@ -221,3 +221,19 @@ def test_tool_writes_what_tables_are_made_of(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         tool.main()
     assert 'Expected the config of a training' in capsys.readouterr().err
+
+
+def test_head_that_is_run_by_itself_is_the_teachers():
+    """Of a teacher that classifies masks, the head is called past forward."""
+    queries = dict(type='MaskClassLogits', source='decode_head')
+    distilled = dict(
+        distillation(),
+        teacher=query_segmentor(),
+        distiller=dict(
+            type='BCKDDistiller',
+            logits=dict(teacher=queries, type='ChannelWiseDivergence'),
+        ),
+    )
+    alone = step_cost(training(cnn_segmentor(dropout=0)))
+    cost = step_cost(training(distilled))
+    assert cost['student'] == alone['student']

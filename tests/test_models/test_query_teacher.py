@@ -115,7 +115,7 @@ def test_recorded_logits_segment_as_upstreams_heads(config):
     assert model.teacher_forward == 'decode_head'
     images, samples = batch(num_classes=150)
     recorder = model.distiller.teacher_recorders.get_recorder('logits_teacher')
-    model._run_teacher(images, samples)
+    model.run_teacher(images, samples)
     (logits,) = recorder.data_buffer
     inputs = model.teacher_inputs(images, samples)
     expected = posteriors(model.teacher, inputs)

@@ -148,7 +148,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             distiller.teacher_recorders.recorders
             or distiller.deliveries.deliveries
         ):
-            self._run_teacher(batch_inputs, data_samples)
+            self.run_teacher(batch_inputs, data_samples)
 
         distiller.set_deliveries_override(True)
         with (
@@ -168,12 +168,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             )
         return losses
 
-    def _run_teacher(
+    def run_teacher(
         self,
         batch_inputs: torch.Tensor,
         data_samples: list[BaseDataElement] | None,
     ) -> None:
-        """Let the teacher run, for what is recorded and delivered of it."""
+        """Let the teacher run, for what is recorded and delivered of it.
+
+        Args:
+            batch_inputs (Tensor): As the student gets them, (N, 3, H, W).
+            data_samples (list[BaseDataElement] | None): Those of the images.
+        """
         distiller = self.distiller
         # What is delivered becomes part of the student's graph.
         delivers = bool(distiller.deliveries.deliveries)
