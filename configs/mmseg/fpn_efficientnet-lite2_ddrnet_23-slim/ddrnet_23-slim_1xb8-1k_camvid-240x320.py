@@ -1,17 +1,17 @@
 # The student alone, from random weights.
 _base_ = [
     '../../_base_/models/ddrnet_23-slim.py',
-    '../../_base_/datasets/camvid_360x270.py',
+    '../../_base_/datasets/camvid_480x360.py',
     'mmseg::_base_/default_runtime.py',
     '../../_base_/schedules/schedule_1k_pretrained.py',
 ]
 
-data_preprocessor = dict(size=(180, 240))
+data_preprocessor = dict(size=(240, 320))
 # Of the whole batch, as many pixels in a thousand as upstream at least.
 ohem = dict(
     type='OhemCrossEntropy',
     thres=0.9,
-    min_kept=7200,
+    min_kept=12800,
     class_weight={{_base_.class_weight}},
 )
 model = dict(

@@ -1,5 +1,5 @@
 _base_ = [
-    './ddrnet_23-slim_1xb8-1k_camvid-180x240.py',
+    './ddrnet_23-slim_1xb8-1k_camvid-240x320.py',
     '../../_base_/distillers/segmentors.py',
 ]
 

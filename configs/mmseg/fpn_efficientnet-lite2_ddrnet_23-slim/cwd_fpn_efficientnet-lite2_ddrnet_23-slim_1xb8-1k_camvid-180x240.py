@@ -1,3 +1,0 @@
-_base_ = './bckd_fpn_efficientnet-lite2_ddrnet_23-slim_1xb8-1k_camvid-180x240.py'
-
-model = dict(distiller=dict(_base_.cwd, _delete_=True))
