@@ -1,3 +1,5 @@
-_base_ = './bckd_fpn_efficientnet-lite2_ddrnet_23-slim_1xb8-1k_camvid-240x320.py'
+_base_ = (
+    './bckd_fpn_efficientnet-lite2_ddrnet_23-slim_1xb8-1k_camvid-240x320.py'
+)
 
 model = dict(distiller=dict(_base_.cwd, _delete_=True))
