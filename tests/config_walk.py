@@ -36,6 +36,7 @@ MMSEG, MMDET, MMRAZOR = (
 # What a student has to learn from its teacher, by how the config's name
 # begins.
 BCKD = {'loss_bd', 'loss_cd'}
+MGD = {f'loss_mgd_fpn{i}' for i in range(4)}
 PKD = {f'loss_pkd_fpn{i}' for i in range(4)}
 TERMS = {
     'bckd': BCKD,
@@ -48,6 +49,7 @@ TERMS = {
     'bckd-pkd': BCKD | PKD,
     'cwd': {'loss_cwd'},
     'kd': {'loss_kd'},
+    'mgd': MGD,
     'pkd': PKD,
 }
 

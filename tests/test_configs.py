@@ -230,9 +230,9 @@ def intended_maps(path: Path, size: tuple) -> dict:
                 'decode_head.conv_seg',
                 [shape(channels, 4)],
             )
-    if kind(path) == 'pkd':
+    if kind(path) in ('mgd', 'pkd'):
         maps = {
-            (f'loss_pkd_fpn{i}', side): (
+            (f'loss_{kind(path)}_fpn{i}', side): (
                 'ModuleOutputs',
                 'neck',
                 [shape(channels, 4 * 2**i)],

@@ -94,3 +94,30 @@ pkd_fpn = dict(
         for i in range(4)
     },
 )
+
+# MGD on the same maps, with the weight of its authors.
+mgd_fpn = dict(
+    pkd_fpn,
+    connectors={
+        f'loss_mgd_fpn{i}': dict(
+            type='MGDConnector', student_channels=32, teacher_channels=64
+        )
+        for i in range(4)
+    },
+    distill_losses={
+        f'loss_mgd_fpn{i}': dict(type='MGDLoss', alpha_mgd=2e-5)
+        for i in range(4)
+    },
+    loss_forward_mappings={
+        f'loss_mgd_fpn{i}': dict(
+            preds_S=dict(
+                from_student=True,
+                recorder='fpn',
+                data_idx=i,
+                connector=f'loss_mgd_fpn{i}',
+            ),
+            preds_T=dict(from_student=False, recorder='fpn', data_idx=i),
+        )
+        for i in range(4)
+    },
+)
