@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -84,6 +85,24 @@ def editable(source, tmp_path_factory) -> Path:
     return next(out.glob('*.whl'))
 
 
+@pytest.fixture(scope='module')
+def sdist(source, tmp_path_factory) -> Path:
+    """The source package, unpacked."""
+    out = tmp_path_factory.mktemp('sdist')
+    run(
+        sys.executable,
+        '-c',
+        'import os, sys; os.chdir(sys.argv[1]); '
+        'from setuptools import build_meta; '
+        'build_meta.build_sdist(sys.argv[2])',
+        source,
+        out,
+    )
+    with tarfile.open(next(out.glob('*.tar.gz'))) as archive:
+        archive.extractall(out)
+    return next(out.glob('*/'))
+
+
 def listed(wheel: Path) -> set:
     """The files that RECORD lists, which are those pip uninstalls."""
     with zipfile.ZipFile(wheel) as archive:
@@ -126,6 +145,23 @@ def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
         path for path in shipped if f'mmbckd/.mim/{path}' not in files
     } == kept_out
     assert not [name for name in files if name.startswith(('tests', 'setup'))]
+
+
+def test_source_package_builds_the_same_wheel(sdist, wheel, tmp_path):
+    run(
+        sys.executable,
+        '-m',
+        'pip',
+        'wheel',
+        '--no-deps',
+        '--no-build-isolation',
+        '--wheel-dir',
+        tmp_path,
+        sdist,
+    )
+    assert listed(next(tmp_path.glob('*.whl'))) == listed(wheel)
+    assert not list(sdist.rglob('configs/mmseg/**/*.pth'))
+    assert (sdist / 'configs' / 'extra' / 'teacher.pth').exists()
 
 
 def test_build_writes_nothing_into_the_package(wheel, source):
