@@ -100,7 +100,7 @@ def sdist(source, tmp_path_factory) -> Path:
     )
     with tarfile.open(next(out.glob('*.tar.gz'))) as archive:
         archive.extractall(out)
-    return next(out.glob('*/'))
+    return next(path for path in out.iterdir() if path.is_dir())
 
 
 def listed(wheel: Path) -> set:
