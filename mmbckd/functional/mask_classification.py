@@ -1,4 +1,4 @@
-"""Class logits of models that classify masks."""
+"""Logits of classes and of instances, of models that classify masks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def mask_class_logits(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
         >>> p[0, 0].round(decimals=3)
         tensor([[1., 0.]])
     """
-    _check_queries(class_logits, mask_logits)
+    _check_queries(class_logits, mask_logits, min_classes=2)
     with torch.autocast(mask_logits.device.type, enabled=False):
         dtype = torch.promote_types(mask_logits.dtype, torch.float32)
         p = F.softmax(class_logits.to(dtype), dim=-1)[..., :-1]
@@ -67,7 +67,71 @@ def mask_class_logits(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
         return logits - logits.mean(dim=1, keepdim=True)
 
 
-def _check_queries(class_logits: Tensor, mask_logits: Tensor) -> None:
+def mask_query_logits(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    r"""Logits of the instance posteriors that classified masks amount to.
+
+    .. math::
+        s_{qi} = (1 - \mathrm{softmax}(l_q)(\varnothing))\,\sigma(m_{qi}),
+        \qquad
+        T_i(0) = 0, \quad T_i(q) = \log \frac{s_{qi}}{1 - s_{qi}}
+
+    with :math:`l_q` and :math:`m_{qi}` as in :func:`mask_class_logits`.
+    :math:`s_{qi}` is the probability that query q is an object and pixel i in
+    its mask. :math:`p_i = \mathrm{softmax}(T_i)` says which object the pixel
+    belongs to, none being the first of the channels: it is the probability of
+    each outcome if the queries are independent and a pixel belongs to one
+    object at most. So :math:`\sum_q p_i(q)\,p_j(q)`, the affinity ``source=
+    'semantic'`` of :func:`boundary_affinity_loss`, is the probability that
+    both pixels are of one instance, or both of none.
+
+    They are computed in float32, also under autocast, or in float64 if
+    ``mask_logits`` is float64.
+
+    Args:
+        class_logits (Tensor): Class logits l of every query.
+        mask_logits (Tensor): Mask logits m of every query.
+
+    Returns:
+        Tensor: T, finite.
+
+    Raises:
+        TypeError: If an argument is no floating-point tensor.
+        ValueError: If a shape is wrong.
+
+    Shape:
+        - class_logits: (N, Q, K + 1)
+        - mask_logits: (N, Q, h, w)
+        - output: (N, 1 + Q, h, w)
+
+    References:
+        Cheng et al. Masked-attention Mask Transformer for Universal Image
+        Segmentation. CVPR 2022: queries that are objects. The posterior is
+        this project's own.
+
+    Example:
+        >>> import torch
+        >>> classes = torch.tensor([[[9.0, -9.0], [9.0, -9.0]]])
+        >>> masks = torch.tensor([[[[9.0, -9.0, -9.0]], [[-9.0, 9.0, -9.0]]]])
+        >>> mask_query_logits(classes, masks).argmax(dim=1)
+        tensor([[[1, 2, 0]]])
+    """
+    _check_queries(class_logits, mask_logits, min_classes=1)
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        dtype = torch.promote_types(mask_logits.dtype, torch.float32)
+        log_p = F.log_softmax(class_logits.to(dtype), dim=-1)
+        log_object = log_p[..., :-1].logsumexp(dim=-1)[..., None, None]
+        log_none = log_p[..., -1][..., None, None]
+        mask = mask_logits.to(dtype)
+        log_inside = log_object + F.logsigmoid(mask)
+        log_outside = torch.logaddexp(
+            log_none, log_object + F.logsigmoid(-mask)
+        )
+        return F.pad(log_inside - log_outside, (0, 0, 0, 0, 1, 0))
+
+
+def _check_queries(
+    class_logits: Tensor, mask_logits: Tensor, min_classes: int
+) -> None:
     """Raise unless both are logits of the same queries."""
     check_map('mask_logits', mask_logits)
     if not isinstance(class_logits, Tensor) or (
@@ -81,12 +145,12 @@ def _check_queries(class_logits: Tensor, mask_logits: Tensor) -> None:
     if (
         class_logits.dim() != 3
         or class_logits.shape[:2] != mask_logits.shape[:2]
-        or class_logits.shape[2] < 3
+        or class_logits.shape[2] < min_classes + 1
     ):
         images, queries = mask_logits.shape[:2]
         raise ValueError(
             f'Expected class_logits of shape ({images}, {queries}, K + 1) '
-            'with at least 2 classes and "no object", but got '
+            f'with K of at least {min_classes} and "no object", but got '
             f'{tuple(class_logits.shape)}; pass those of the queries of '
             'mask_logits'
         )

@@ -11,7 +11,6 @@ from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
-from mmseg.models import BaseSegmentor
 from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.utils._pytree import tree_map_only
@@ -20,6 +19,10 @@ from ..quantization import FakeQuantization
 from ..task_modules.recorders import recorded_modules
 from ..utils import build_model, num_classes_of
 from .teacher_inputs import TeacherInputs
+
+# What heads are called that may take data samples: mmseg's, and that of
+# mmdet's MaskFormer and Mask2Former.
+_HEADS = ('decode_head', 'panoptic_head')
 
 
 @MODELS.register_module()
@@ -49,14 +52,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_ckpt (str | None): The teacher's checkpoint. Defaults to
             None: the teacher has been built with its weights.
         teacher_forward (str | None): What the teacher runs:
-            ``'extract_feat'`` (its backbone and neck), ``'decode_head'``
-            (these and a segmentor's head, called with data samples), or
-            a mode in which it is called, ``'tensor'`` or ``'loss'``. Defaults
-            to None: ``'loss'`` if the distiller delivers data between the
-            models, since what is delivered is mostly part of the losses, else
-            ``'extract_feat'`` if the distiller records modules of backbone
-            and neck only, else ``'decode_head'`` if the head of a segmentor
-            takes data samples, as Mask2Former's, else ``'tensor'``.
+            ``'extract_feat'`` (its backbone and neck), ``'decode_head'`` or
+            ``'panoptic_head'`` (these and the head of that name, called with
+            data samples without truth), or a mode in which it is called,
+            ``'tensor'`` or ``'loss'``. Defaults to None: ``'loss'`` if the
+            distiller delivers data between the models, since what is
+            delivered is mostly part of the losses, else ``'extract_feat'``
+            if the distiller records modules of backbone and neck only, else
+            the name of such a head if it takes data samples, as
+            Mask2Former's does, else ``'tensor'``.
         data_preprocessor (dict | None): For a student whose config has
             none. Defaults to None. mmengine passes the config's top level
             here; as for a student alone, the student's own comes first.
@@ -90,17 +94,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'Expected FrozenTeacherDistill with a frozen teacher, but got '
                 'teacher_trainable=True. Use SingleTeacherDistill to train it.'
             )
-        if teacher_forward not in (
-            None,
-            'extract_feat',
-            'decode_head',
-            'tensor',
-            'loss',
-        ):
+        forwards = ('extract_feat', *_HEADS, 'tensor', 'loss')
+        if teacher_forward not in (None, *forwards):
             raise ValueError(
-                "Expected `teacher_forward` to be 'extract_feat', "
-                "'decode_head', 'tensor', 'loss' or None, but got "
-                f'{teacher_forward!r}.'
+                f'Expected `teacher_forward` to be one of {forwards} or None, '
+                f'but got {teacher_forward!r}.'
             )
         architecture = build_model(architecture, data_preprocessor)
         teacher = build_model(teacher)
@@ -128,9 +126,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             if self.distiller.deliveries.deliveries
             else 'extract_feat'
             if self._only_features_are_recorded()
-            else 'decode_head'
-            if _head_takes_samples(teacher)
-            else 'tensor'
+            else _head_with_samples(teacher) or 'tensor'
         )
         # After the distiller, so that what it records is quantized.
         if quantize is not None:
@@ -191,11 +187,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         ):
             if self.teacher_forward == 'extract_feat':
                 self.teacher.extract_feat(inputs)
-            elif self.teacher_forward == 'decode_head':
+            elif self.teacher_forward in _HEADS:
                 features = self.teacher.extract_feat(inputs)
-                self.teacher.decode_head(
-                    features, _without_truth(inputs, data_samples)
-                )
+                head = self.teacher.get_submodule(self.teacher_forward)
+                head(features, _without_truth(inputs, data_samples))
             else:
                 self.teacher(inputs, data_samples, mode=self.teacher_forward)
         for recorder in distiller.teacher_recorders.recorders.values():
@@ -225,13 +220,16 @@ def _leave_inference_mode(recorder: BaseRecorder) -> None:
     )
 
 
-def _head_takes_samples(model: nn.Module) -> bool:
-    """Whether the head of a segmentor is called with data samples, which
-    mmseg's mode 'tensor' does not give it."""
-    if not isinstance(model, BaseSegmentor):
-        return False
-    parameters = signature(model.decode_head.forward).parameters
-    return 'batch_data_samples' in parameters
+def _head_with_samples(model: nn.Module) -> str | None:
+    """The head that is called with data samples: mmseg's mode 'tensor' gives
+    it none, and mmdet's runs it past its hooks."""
+    for name in _HEADS:
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module) and (
+            'batch_data_samples' in signature(head.forward).parameters
+        ):
+            return name
+    return None
 
 
 def _without_truth(

@@ -54,7 +54,8 @@ class BCKDDistiller(ConfigurableDistiller):
       ``dict(type='ModuleInputs', source='decode_head.conv_seg')``, with
       ``record_idx`` and ``data_idx`` where a module runs more than once or
       has several outputs; or of ours, such as
-      :class:`MaskClassLogitsRecorder` for the class logits of Mask2Former.
+      :class:`MaskClassLogitsRecorder` for the class logits of Mask2Former, or
+      :class:`MaskQueryLogitsRecorder` for its instances.
 
     Args:
         boundary (dict | None): Boundary distillation. By ``type``, it is on

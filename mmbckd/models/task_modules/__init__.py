@@ -1,6 +1,7 @@
 from .recorders import (
     GroundTruthRecorder,
     MaskClassLogitsRecorder,
+    MaskQueryLogitsRecorder,
     ModuleListOutputsRecorder,
     ModuleTokensRecorder,
 )
@@ -8,6 +9,7 @@ from .recorders import (
 __all__ = [
     'GroundTruthRecorder',
     'MaskClassLogitsRecorder',
+    'MaskQueryLogitsRecorder',
     'ModuleListOutputsRecorder',
     'ModuleTokensRecorder',
 ]
