@@ -1,12 +1,18 @@
 """Small detectors and batches that the tests share."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 
+from tests.segmentors import query_segmentor
+
 NUM_CLASSES = 5
+MODELS = Path(__file__).parents[1] / 'configs/_base_/models'
 
 
 def detector(base_channels=8, num_classes=NUM_CLASSES):
@@ -61,6 +67,33 @@ def detector(base_channels=8, num_classes=NUM_CLASSES):
             nms=dict(type='nms', iou_threshold=0.5),
             max_per_img=10,
         ),
+    )
+
+
+def mask_detector(num_classes=NUM_CLASSES):
+    """A Mask R-CNN with ResNet-18: features of strides 4 to 32, levels of 4 to
+    64."""
+    model = Config.fromfile(MODELS / 'mask-rcnn_r18-w16_fpn.py').model
+    model.roi_head.bbox_head.num_classes = num_classes
+    model.roi_head.mask_head.num_classes = num_classes
+    return ConfigDict(model, _scope_='mmdet')
+
+
+def query_detector(num_classes=NUM_CLASSES, num_queries=7):
+    """A Mask2Former of instances: masks of stride 4."""
+    model = query_segmentor(num_classes, num_queries)
+    head = model.decode_head
+    for key in ('num_classes', 'align_corners'):
+        del head[key]
+    classes = dict(num_things_classes=num_classes, num_stuff_classes=0)
+    return ConfigDict(
+        type='Mask2Former',
+        _scope_='mmdet',
+        data_preprocessor=detector()['data_preprocessor'],
+        backbone=dict(model.backbone, type='ResNet'),
+        panoptic_head=dict(head, **classes),
+        panoptic_fusion_head=dict(type='MaskFormerFusionHead', **classes),
+        test_cfg=dict(panoptic_on=False, instance_on=True),
     )
 
 

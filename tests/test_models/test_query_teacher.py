@@ -9,9 +9,17 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from mmbckd.functional import (
+    boundary_affinity_loss,
+    mask_query_logits,
     pixel_wise_divergence,
     relation_kl,
     semantic_affinity_loss,
+)
+from tests.detectors import (
+    mask_detector,
+    query_detector,
+    rectangle,
+    sample,
 )
 from tests.segmentors import NUM_CLASSES, batch, cnn_segmentor, query_segmentor
 
@@ -129,3 +137,102 @@ def test_module_without_queries_is_refused():
     )
     with pytest.raises(ValueError, match='got Tensor of Conv2d. Name the'):
         model(*batch(), mode='loss')
+
+
+# Instances
+
+
+INSTANCES = dict(type='MaskQueryLogits', source='panoptic_head')
+
+
+def build_detectors(teacher, source=INSTANCES):
+    model = MODELS.build(
+        dict(
+            type='mmrazor.FrozenTeacherDistill',
+            architecture=mask_detector(),
+            teacher=teacher,
+            distiller=dict(
+                type='BCKDDistiller',
+                boundary=dict(student='backbone', teacher=source),
+                context=dict(
+                    student=dict(
+                        type='ModuleOutputs', source='neck', data_idx=0
+                    ),
+                    teacher=dict(
+                        type='ModuleOutputs',
+                        source='panoptic_head.pixel_decoder',
+                        data_idx=0,
+                    ),
+                ),
+            ),
+        )
+    )
+    model.init_weights()
+    return model.train()
+
+
+def detection_batch(model):
+    shape = (60, 64)
+    samples = [
+        sample(
+            [rectangle(shape, 8, 8, 40, 24), rectangle(shape, 8, 24, 40, 44)]
+        ),
+        sample([rectangle((48, 64), 20, 4, 44, 30)], labels=[3]),
+    ]
+    images = [
+        torch.randint(0, 256, (3, *each.img_shape), dtype=torch.uint8)
+        for each in samples
+    ]
+    return model.data_preprocessor(
+        dict(inputs=images, data_samples=samples), True
+    )
+
+
+def test_student_learns_which_pixels_share_an_instance(monkeypatch):
+    """A step of Mask R-CNN: the loss is that of what mmdet's own prediction
+    finds, no loss of the teacher is computed, and the student's first layer
+    learns of both terms."""
+    model = build_detectors(query_detector())
+    assert model.teacher_forward == 'panoptic_head'
+    head = model.teacher.panoptic_head
+    # So that queries differ in what they are, and pixels in their queries.
+    head.cls_embed.weight.data *= 10
+    head.mask_embed[-1].weight.data *= 100
+
+    def refuse(*args, **kwargs):
+        raise AssertionError('the teacher computes a loss')
+
+    monkeypatch.setattr(head, 'loss', refuse)
+    boundaries = []
+    model.distiller.connectors['boundary_head'].register_forward_hook(
+        lambda module, inputs, output: boundaries.append(output.detach())
+    )
+    data = detection_batch(model)
+    losses = model(**data, mode='loss')
+    with torch.no_grad():
+        classes, masks = model.teacher(**data, mode='tensor')
+    instances = mask_query_logits(classes[-1], masks[-1])
+    assert instances.shape == (2, 8, 16, 16)
+    assert instances.softmax(dim=1).std(dim=(2, 3)).max() > 0.1
+    torch.testing.assert_close(
+        losses['distill.loss_bd'],
+        boundary_affinity_loss(boundaries[0], instances),
+    )
+    first = model.student.backbone.conv1.weight
+    for name in ('distill.loss_bd', 'distill.loss_cd'):
+        assert losses[name] > 0
+        (gradient,) = torch.autograd.grad(
+            losses[name], first, retain_graph=True
+        )
+        assert gradient.isfinite().all() and gradient.any()
+    model.parse_losses(losses)[0].backward()
+    assert all(p.grad is None for p in model.teacher.parameters())
+
+
+def test_instances_of_what_has_no_queries_are_refused():
+    model = build_detectors(
+        query_detector(),
+        source=dict(type='MaskQueryLogits', source='backbone.conv1'),
+    )
+    with pytest.raises(ValueError, match='MaskQueryLogits, but got Tensor of'):
+        model(**detection_batch(model), mode='loss')
