@@ -209,8 +209,11 @@ def test_student_learns_which_pixels_share_an_instance(monkeypatch):
     )
     data = detection_batch(model)
     losses = model(**data, mode='loss')
+    inputs = model.teacher_inputs(data['inputs'], data['data_samples'])
     with torch.no_grad():
-        classes, masks = model.teacher(**data, mode='tensor')
+        classes, masks = model.teacher(
+            inputs, data['data_samples'], mode='tensor'
+        )
     instances = mask_query_logits(classes[-1], masks[-1])
     assert instances.shape == (2, 8, 16, 16)
     assert instances.softmax(dim=1).std(dim=(2, 3)).max() > 0.1

@@ -27,6 +27,23 @@ bckd = dict(
     ),
 )
 
+# From a teacher of instances by queries (Mask2Former), which has no FPN: pixels
+# are alike that belong to one query, and context is that of the map, of stride
+# 4 as P2, of which all masks are products.
+bckd_queries = dict(
+    type='BCKDDistiller',
+    boundary=dict(
+        student='backbone',
+        teacher=dict(type='MaskQueryLogits', source='panoptic_head'),
+        loss_weight=2.0,
+    ),
+    context=dict(
+        bckd['context'],
+        student=dict(fpn, data_idx=0),
+        teacher=dict(fpn, source='panoptic_head.pixel_decoder', data_idx=0),
+    ),
+)
+
 # As in MMRazor's configs: four levels, and another weight for dense heads.
 levels = [f'loss_pkd_fpn{i}' for i in range(4)]
 pkd = dict(
