@@ -5,7 +5,12 @@ comes with the distribution ``mmcv`` or ``onedl-mmcv``. See
 :data:`mmbckd.version.STACKS`.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib.metadata import (
+    PackageNotFoundError,
+    packages_distributions,
+    version,
+)
 
 from .version import CORE, STACKS, __version__
 
@@ -24,6 +29,20 @@ def find_stacks() -> dict[str, dict[str, str]]:
     """
     stacks = {name: _versions(needed) for name, needed in STACKS.items()}
     return {name: found for name, found in stacks.items() if found}
+
+
+@cache
+def distribution_of(module: str) -> str:
+    """What a module was installed as, which is what mim calls it.
+
+    Args:
+        module (str): The name of an installed module, such as ``'mmseg'``.
+
+    Returns:
+        str: ``'mmsegmentation'`` or, if that is the stack,
+        ``'onedl-mmsegmentation'``.
+    """
+    return packages_distributions()[module][0]
 
 
 def stack_problem() -> str | None:

@@ -21,6 +21,7 @@ from mmbckd.analysis.runs import read_log
 from mmbckd.analysis.tables import execution, plan, read_table
 from mmbckd.analysis.tables.execution import Device, JobRun, run_jobs
 from mmbckd.analysis.tables.jobs import minutes_left
+from mmbckd.stack import distribution_of
 
 ROOT = Path(__file__).parents[2]
 CPU = Device()
@@ -88,7 +89,9 @@ def said(job) -> str:
     return output.read_text()
 
 
-@pytest.mark.parametrize('package', ['mmrazor', 'mmsegmentation', 'mmdet'])
+@pytest.mark.parametrize(
+    'package', map(distribution_of, ['mmrazor', 'mmseg', 'mmdet'])
+)
 @pytest.mark.parametrize('verb', ['train', 'test'])
 def test_run_starts_what_mim_would_start(toy, monkeypatch, verb, package):
     monkeypatch.chdir(toy.parent)

@@ -31,6 +31,7 @@ from mmbckd.analysis.tables import (
 from mmbckd.analysis.tables.execution import Device
 from mmbckd.analysis.tables.jobs import derive_config
 from mmbckd.analysis.tables.summary import gap_closed, paired_difference
+from mmbckd.stack import distribution_of
 from tests.toy_table import write
 
 ROOT = Path(__file__).parents[2]
@@ -259,7 +260,7 @@ def test_plain_row_is_a_student_that_learns_from_nobody(
         'KD': made,
     }
     command = ' '.join(jobs['long'].command())
-    assert 'mim train mmsegmentation' in command
+    assert f'mim train {distribution_of("mmseg")}' in command
     assert 'teacher_ckpt' not in command
     assert f'model.teacher_ckpt={made}' in jobs['KD'].command()
 
@@ -620,7 +621,7 @@ def test_run_killed_in_its_last_validation_is_tested_only(toy, monkeypatch):
     job = plan(read_table(toy), 'work_dirs')[0]
     job.work_dir.mkdir(parents=True)
     job.last_checkpoint.touch()
-    assert job.command()[:3] == ['mim', 'test', 'mmsegmentation']
+    assert job.command()[:3] == ['mim', 'test', distribution_of('mmseg')]
     assert job.log() is None
     folder = job.work_dir / '20260101_000000'
     folder.mkdir()

@@ -21,6 +21,7 @@ from mmbckd.deploy import Interface, export_onnx, export_qdq
 from mmbckd.engine import checkpoints
 from mmbckd.models import ONNXSegmentor
 from mmbckd.models.quantization import FakeQuantization
+from mmbckd.stack import distribution_of
 from tests import runs
 from tests.segmentors import cnn_segmentor
 from tests.test_deploy.test_export import build, pictures
@@ -75,7 +76,8 @@ def mim_test(stem, folder):
     """mim test by its command line, which starts a process of its own."""
     done = subprocess.run(
         [
-            *(sys.executable, '-m', 'mim', 'test', 'mmsegmentation'),
+            *(sys.executable, '-m', 'mim', 'test'),
+            distribution_of('mmseg'),
             *(f'{stem}.py', '--checkpoint', f'{stem}.onnx'),
             *('--work-dir', 'work_dir'),
         ],

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from functools import cache
-from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
 from ...models.utils import is_distillation
+from ...stack import distribution_of
 from ..runs import Log, Run, read_run
 from .definition import Pair, Row, Table, read_config, row_config
 
@@ -409,10 +408,4 @@ def _package(config: Config) -> str:
     """What mim calls the package whose train.py runs a config."""
     if is_distillation(config):
         return 'mmrazor'
-    return _distribution(config.default_scope)
-
-
-@cache
-def _distribution(library: str) -> str:
-    """mmsegmentation or, if that is the stack, onedl-mmsegmentation."""
-    return packages_distributions()[library][0]
+    return distribution_of(config.default_scope)
