@@ -679,8 +679,9 @@ def test_dry_run_prints_the_commands_and_runs_nothing(
     said = capsys.readouterr().out
     for seed, place in ((0, 'toy'), (1, 'toy_seed-1')):
         assert (
-            f'CUDA_VISIBLE_DEVICES= mim train mmsegmentation toy.py '
-            f'--launcher none --gpus 0 --work-dir work_dirs/{place} '
+            'CUDA_VISIBLE_DEVICES= mim train '
+            f'{distribution_of("mmseg")} toy.py --launcher none --gpus 0 '
+            f'--work-dir work_dirs/{place} '
             f'--cfg-options randomness.seed={seed}\n'
         ) in said
     assert '4 iterations x batch 2 = 8 images' in said
