@@ -78,6 +78,7 @@ def cells(row: dict) -> list[str]:
     return [
         '{}x{}'.format(*row['size']),
         f'{row["gpus"]}x{row["batch"]}',
+        f'{row["iterations"]}',
         f'{row["student"]["parameters"] / 1e6:.1f}',
         f'{row["student"]["flops"] / 1e9:.1f}',
         f'{teacher["parameters"] / 1e6:.1f}' if teacher else '—',
@@ -93,6 +94,7 @@ def cells(row: dict) -> list[str]:
 HEADS = [
     'image',
     'batch',
+    'iterations',
     'student M',
     'GFLOPs',
     'teacher M',

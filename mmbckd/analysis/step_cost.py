@@ -32,7 +32,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from ..models.utils import STUDENT, build_model, num_classes_of, read_model
 
@@ -492,6 +492,28 @@ class _Saved:
         self.part = part
 
 
+def flop_counter() -> FlopCounterMode:
+    """PyTorch's counter, right about grouped convolutions.
+
+    Its formula for the gradient of a weight takes a convolution with groups
+    for one without, which is groups times too much.
+
+    Returns:
+        FlopCounterMode: It counts what is run within.
+    """
+
+    def backward(
+        grad: list, image: list, weight: list, *args, **kwargs
+    ) -> int:
+        transposed, *_, wanted = args[4:]
+        forward = conv_flop_count(image, weight, grad, transposed=transposed)
+        return forward * (wanted[0] + wanted[1])
+
+    return FlopCounterMode(
+        display=False, custom_mapping={_aten.convolution_backward: backward}
+    )
+
+
 class _Meter:
     """Multiply-adds, and bytes saved for backward, of the parts of a step.
 
@@ -503,7 +525,7 @@ class _Meter:
         self.flops: dict[str, int] = defaultdict(int)
         self.saved: dict[str, int] = defaultdict(int)
         self.losses: list[str] = []
-        self.counter = FlopCounterMode(display=False)
+        self.counter = flop_counter()
         self._model = model
         self._part = 'student'
         self._held: list[ReferenceType[_Saved]] = []

@@ -376,3 +376,22 @@ def test_tool_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     assert ran == ['broken', 'last']
     run('--size', '32', '32')
     assert ran == ['first', 'broken', 'last']
+
+
+def test_grouped_convolution_costs_as_much_backward_as_twice_forward():
+    """PyTorch's own formula leaves the groups out of it."""
+    image = torch.zeros(2, 8, 6, 6, requires_grad=True)
+    convolutions = [
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.ConvTranspose2d(8, 12, 2, stride=2, groups=4),
+    ]
+    for convolution in convolutions:
+        with module.flop_counter() as counter:
+            out = convolution(image)
+        forward = counter.get_total_flops()
+        kernel = convolution.weight.numel()
+        places = 6 * 6  # both visit every pixel with the whole kernel
+        assert forward == 2 * 2 * places * kernel
+        with module.flop_counter() as counter:
+            out.sum().backward()
+        assert counter.get_total_flops() == 2 * forward
