@@ -331,6 +331,42 @@ def distillation_step() -> list[str]:
     )
 
 
+def distillation_step_full_size() -> list[str]:
+    """Training steps of the size that the Cityscapes configs have."""
+    found = benchmark('distillation_step_full_size')
+    rows = found['rows']
+    heads = [
+        'PSPNet {teacher} → {student}, {size[0]}x{size[1]}, batch {batch}',
+        *('s', 'fastest', 'slowest', 'CPU s', 'of CWD of MMRazor'),
+    ]
+    whole = rows['CWD of MMRazor']['cpu_seconds']
+    return [
+        '{cpu}, {threads} thread, PyTorch {torch}:'.format(
+            **found['environment']
+        ),
+        '',
+        *markdown_table(
+            [head.format(**found) for head in heads],
+            [
+                [
+                    name,
+                    *(
+                        f'{row[key]:.1f}'
+                        for key in (
+                            'seconds',
+                            'fastest',
+                            'slowest',
+                            'cpu_seconds',
+                        )
+                    ),
+                    f'{row["cpu_seconds"] / whole:.2f}',
+                ]
+                for name, row in rows.items()
+            ],
+        ),
+    ]
+
+
 def long_run() -> list[str]:
     """Memory early and late."""
     found = benchmark('long_run')
@@ -459,6 +495,47 @@ def rknn_simulator() -> list[str]:
     )
 
 
+def step_costs() -> list[str]:
+    """What the training of every config costs, by data set and pair."""
+    path = ROOT / 'configs' / 'step_costs.json'
+    costs = {
+        row['config']: row for row in json.loads(path.read_text())['rows']
+    }
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    groups: dict[str, dict[str, list[str]]] = {}
+    for name in index['Import']:
+        metafile = yaml.safe_load((ROOT / name).read_text())
+        for model in metafile.get('Models', []):
+            pairs = groups.setdefault(model['Metadata']['Training Data'], {})
+            folder = Path(model['Config']).parent.name
+            pairs.setdefault(folder, []).append(model['Name'])
+    lines = []
+    for data, pairs in groups.items():
+        lines += [f'## {data}', '', *pairs_costs(pairs, costs), '']
+    measured = next(row for row in costs.values() if 'error' not in row)
+    return [*lines, step_cost.NOTE.format(**measured)]
+
+
+def pairs_costs(
+    pairs: dict[str, list[str]], costs: dict[str, dict]
+) -> list[str]:
+    """A table of the configs of some folders, and what went wrong."""
+    blank = [''] * len(step_cost.HEADS)
+    rows, reasons = [], []
+    for folder, names in pairs.items():
+        rows.append([f'**{folder}**', *blank])
+        for name in names:
+            cost = costs.get(name, {})
+            if 'flops' in cost:
+                rows.append([name, *step_cost.cells(cost)])
+                continue
+            rows.append([name, 'not run', *blank[1:]])
+            if 'error' in cost:
+                reasons.append(f'- {name}: {cost["error"]}')
+    lines = markdown_table(['config', *step_cost.HEADS], rows)
+    return lines + (['', 'Not run:', '', *reasons] if reasons else [])
+
+
 # By what the names of the files that they write begin with.
 TOOLS = {
     'connectivity': check_connectivity,
@@ -476,6 +553,7 @@ PAGES = (
     'configs/mmseg/README.md',
     'configs/mmdet/README.md',
     'results/README.md',
+    'docs/en/step_costs.md',
     'docs/en/user_guides/deploy.md',
 )
 # What a sweep gave its runs: the options of a factor.
@@ -508,12 +586,14 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         onednn_products,
         boundary_affinity,
         distillation_step,
+        distillation_step_full_size,
         long_run,
         segmentation_metrics,
         onnx_machine,
         onnx_inference,
         nncf,
         rknn_simulator,
+        step_costs,
     )
 }
 TABLES.update((name, partial(sweep, name)) for name in SWEEPS)

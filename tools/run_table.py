@@ -18,6 +18,7 @@ import torch
 
 from mmbckd.analysis.cost import machine, model_cost
 from mmbckd.analysis.runs import Log, copy_log, results_log
+from mmbckd.analysis.step_cost import cost_key, read_costs
 from mmbckd.analysis.tables import (
     plan,
     read_table,
@@ -36,8 +37,16 @@ from mmbckd.analysis.tables.execution import (
     run_jobs,
     visible_gpus,
 )
-from mmbckd.analysis.tables.jobs import Job, described_work, minutes_left
+from mmbckd.analysis.tables.jobs import (
+    Job,
+    described_work,
+    gpu_hours_left,
+    minutes_left,
+)
 from mmbckd.models.utils import is_distillation
+
+#: Beside the configs, in a clone and where mim finds them.
+COSTS = Path(__file__).resolve().parents[1] / 'configs' / 'step_costs.json'
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,7 +94,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='only print the commands and the estimated work',
+        help='only print the commands and the estimated work, with GPU hours '
+        'for configs whose cost tools/step_cost.py has measured',
+    )
+    parser.add_argument(
+        '--step-costs',
+        default=COSTS,
+        help='what tools/step_cost.py --out wrote (default: that of this '
+        "package's configs)",
     )
     parser.add_argument(
         '--no-run',
@@ -185,17 +201,26 @@ def number_of(number: str, what: str) -> int:
     return int(number)
 
 
-def print_plan(jobs: list[Job], done: int, devices: list[Device]) -> None:
+def print_plan(
+    jobs: list[Job], done: int, devices: list[Device], costs: dict[str, dict]
+) -> None:
     """Print the commands of the missing runs, and how long they may take."""
     total, known = 0.0, 0
+    hours = []
     for job in jobs:
+        cost = costs.get(cost_key(job.config))
+        if cost is None:
+            spent = 'GPU hours not measured'
+        else:
+            hours.append(gpu_hours_left(job, cost, devices[0].batches))
+            spent = f'{hours[-1]:.3g} GPU hours at {cost["tflops"]:g} TFLOP/s'
         minutes = minutes_left(job)
         about = 'time unknown' if minutes is None else f'{minutes:.0f} min'
         total += minutes or 0
         known += minutes is not None
         print(
             f'# {job.title}: {described_work(job, devices[0].batches)},'
-            f' {about}\n{devices[0].line(job)}'
+            f' {about}, {spent}\n{devices[0].line(job)}'
         )
     print(f'# {done} runs done, {len(jobs)} to run')
     if known:
@@ -203,6 +228,8 @@ def print_plan(jobs: list[Job], done: int, devices: list[Device]) -> None:
             f'# about {total / len(devices):.0f} min for {known} of them, '
             f'validations not counted'
         )
+    if hours:
+        print(f'# about {sum(hours):.3g} GPU hours for {len(hours)} of them')
 
 
 def costs_of(table: Table, log: Callable, args: argparse.Namespace) -> dict:
@@ -297,7 +324,8 @@ def main() -> None:
         or (job.last_checkpoint in needed and not job.last_checkpoint.exists())
     ]
     if args.dry_run:
-        print_plan(missing, len(jobs) - len(missing), devices)
+        costs = read_costs(args.step_costs)
+        print_plan(missing, len(jobs) - len(missing), devices, costs)
         return
     try:
         if args.slurm is not None:  # which knows best when to start them

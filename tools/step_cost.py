@@ -4,11 +4,16 @@ One step of two made-up images is run on the CPU, at the config's crop and with
 random weights: nothing is downloaded, and no data set is needed. FLOPs are
 counted, and so are the bytes that are saved for the backward pass; the GPU
 hours are an estimate, by --tflops, and not measured.
+
+With --out what was found is kept after every config, and not found again: the
+same command goes on where it was stopped.
 """
 
 import argparse
 import json
+import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -16,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbckd.analysis.formatting import markdown_table
-from mmbckd.analysis.step_cost import step_cost
+from mmbckd.analysis.step_cost import cost_key, step_cost
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -52,7 +57,11 @@ def argument_parser() -> argparse.ArgumentParser:
         type=int,
         help='images of an epoch (default: those of COCO 2017)',
     )
-    parser.add_argument('--out', help='JSON file to write')
+    parser.add_argument(
+        '--out',
+        help='JSON file to write, or to add to: a config that it has is run '
+        'again only if something has changed that the cost depends on',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     return parser
 
@@ -69,6 +78,7 @@ def cells(row: dict) -> list[str]:
     return [
         '{}x{}'.format(*row['size']),
         f'{row["gpus"]}x{row["batch"]}',
+        f'{row["iterations"]}',
         f'{row["student"]["parameters"] / 1e6:.1f}',
         f'{row["student"]["flops"] / 1e9:.1f}',
         f'{teacher["parameters"] / 1e6:.1f}' if teacher else '—',
@@ -84,6 +94,7 @@ def cells(row: dict) -> list[str]:
 HEADS = [
     'image',
     'batch',
+    'iterations',
     'student M',
     'GFLOPs',
     'teacher M',
@@ -108,13 +119,14 @@ NOTE = (
 
 def table(found: dict) -> list[str]:
     """What was found, in Markdown."""
+    measured = [row for row in found['rows'] if 'error' not in row]
     return [
         *markdown_table(
             ['config', *HEADS],
-            [[row['config'], *cells(row)] for row in found['rows']],
+            [[row['config'], *cells(row)] for row in measured],
         ),
         '',
-        NOTE.format(**found['rows'][0]),
+        NOTE.format(**measured[0]),
     ]
 
 
@@ -147,33 +159,62 @@ def show(row: dict) -> None:
         console.print(f'{head:16} {cell}')
 
 
+def read_rows(path: str) -> dict[str, dict]:
+    """The rows of a file that was written before, by the names of configs."""
+    if not Path(path).is_file():
+        return {}
+    rows = json.loads(Path(path).read_text())['rows']
+    return {row['config']: row for row in rows}
+
+
+def write_rows(path: str, rows: Iterable[dict]) -> None:
+    """Write a file with a line for each config, in the order of names."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = ',\n'.join(
+        json.dumps(row) for row in sorted(rows, key=lambda r: r['config'])
+    )
+    part = file.with_name(f'{file.name}.part')
+    part.write_text(f'{{"rows": [\n{lines}\n]}}\n')
+    part.replace(file)  # at once, so that a stop leaves the old or the new
+
+
 def main() -> None:
     parser = argument_parser()
     args = parser.parse_args()
     # What upstream's models warn of while they are built is not news.
     warnings.filterwarnings('ignore')
-    rows = []
+    rows = read_rows(args.out) if args.out else {}
+    options = dict(
+        batch_size=args.batch_size, size=args.size, images=args.images
+    )
+    failures = []
     for path in args.configs:
+        name = Path(path).stem
+        row = rows.get(name, {})
         try:
             config = Config.fromfile(path)
             config.merge_from_dict(args.cfg_options or {})
-            cost = step_cost(
-                config,
-                batch_size=args.batch_size,
-                size=args.size,
-                tflops=args.tflops,
-                images=args.images,
-            )
-        except (OSError, ValueError) as error:
-            parser.error(f'{path}: {error}')
-        rows.append(dict(config=Path(path).stem, **cost))
-        show(rows[-1])
+            if row.get('key') != cost_key(config, **options):
+                row = step_cost(config, tflops=args.tflops, **options)
+                row = dict(config=name, **row)
+        # Whatever one config's model raises, the others are measured.
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            failures.append(f'{path}: {reason}')
+            row = dict(config=name, error=reason.splitlines()[0])
+        else:
+            row['gpu_hours'] *= row['tflops'] / args.tflops
+            row['tflops'] = args.tflops
+            show(row)
+        rows[name] = row
         if args.out:
-            Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-            Path(args.out).write_text(
-                json.dumps(dict(rows=rows), indent=2) + '\n'
-            )
-    print(f'\n{NOTE.format(**rows[0])}')
+            write_rows(args.out, rows.values())
+    measured = [row for row in rows.values() if 'error' not in row]
+    if measured:
+        print(f'\n{NOTE.format(**measured[0])}')
+    if failures:
+        sys.exit('\n'.join(['Not measured:', *failures]))
 
 
 if __name__ == '__main__':

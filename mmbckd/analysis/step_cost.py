@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,13 +26,27 @@ from mmengine.structures import PixelData
 from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from ..models.utils import STUDENT, build_model, num_classes_of, read_model
 
 #: Images with an annotation, of which an epoch consists.
 EPOCHS = dict(CocoDataset=117266)
+
+_aten = torch.ops.aten
+#: What a backward pass spends its time on.
+_PRODUCTS = {
+    _aten.convolution_backward.default,
+    _aten.mm.default,
+    _aten.bmm.default,
+    _aten.addmm.default,
+}
 
 
 def step_cost(
@@ -47,8 +63,11 @@ def step_cost(
     and with random weights: nothing is downloaded, and no data set is read.
     FLOPs are counted, and so are the bytes that autograd saves for the
     backward pass, each storage once and weights not; what is said of the
-    config's own batch is that, scaled. The hours are not measured: they are
-    the FLOPs of the whole training divided by ``tflops``.
+    config's own batch is that, scaled. Both follow from shapes alone, so that
+    no more is computed than shapes depend on: of most segmentors nothing, of
+    those that choose pixels by their loss, and of detectors, the forward
+    pass. The hours are not measured: they are the FLOPs of the whole training
+    divided by ``tflops``.
 
     Args:
         config (Config): The config of a training, with distillation or not,
@@ -68,6 +87,7 @@ def step_cost(
         image, as in :func:`model_cost`; element-wise arithmetic is not
         counted.
 
+        - key: see :func:`cost_key`.
         - size, measured_batch: what was run.
         - batch, gpus, iterations: of the config.
         - student: ``parameters``; ``flops`` of its forward pass in training,
@@ -90,31 +110,33 @@ def step_cost(
     batch = config.train_dataloader.batch_size
     gpus = _gpus(config)
     iterations, seen = _length(config, batch * gpus, images)
+    key = cost_key(config, batch_size, size, images)
     size = tuple(size or training_size(config, student))
+    parameters = [each and _parameters(each) for each in (student, teacher)]
 
-    meter = _Meter(model)
-    with DefaultScope.overwrite_default_scope(config.default_scope):
-        data = model.data_preprocessor(
-            _batch(student, batch_size, size), training=True
-        )
-        with meter.saving():
-            losses = model(**data, mode='loss')
-    backward = _backward(model, losses, meter.counter)
+    scope = config.default_scope
+    meter = None
+    if isinstance(student, BaseSegmentor):
+        try:
+            meter, backward = _shapes_of_step(model, scope, batch_size, size)
+        except RuntimeError:  # PyTorch's, where a shape depends on values
+            model = _build(config)
+    if meter is None:
+        meter, backward = _step(model, scope, batch_size, size)
     flops = {name: count / batch_size for name, count in meter.flops.items()}
     total = sum(flops.values()) + backward['backward'] / batch_size
     scale = batch / batch_size
     activations = {name: n * scale for name, n in meter.saved.items()}
     return dict(
+        key=key,
         size=list(size),
         measured_batch=batch_size,
         batch=batch,
         gpus=gpus,
         iterations=iterations,
-        student=dict(parameters=_parameters(student), flops=flops['student']),
+        student=dict(parameters=parameters[0], flops=flops['student']),
         teacher=teacher
-        and dict(
-            parameters=_parameters(teacher), flops=flops.get('teacher', 0)
-        ),
+        and dict(parameters=parameters[1], flops=flops.get('teacher', 0)),
         losses={
             name: dict(
                 flops=flops.get(name, 0), activations=activations.get(name, 0)
@@ -129,6 +151,65 @@ def step_cost(
         tflops=tflops,
         gpu_hours=2 * total * seen / (tflops * 1e12) / 3600,
     )
+
+
+def cost_key(
+    config: Config,
+    batch_size: int = 2,
+    size: tuple[int, int] | None = None,
+    images: int | None = None,
+) -> str:
+    """What the cost of a training depends on, as 16 hexadecimal digits.
+
+    Two configs with the same key cost the same: they may differ in where data
+    and checkpoints lie, in the weights of losses, in what is evaluated, and
+    in the optimizer.
+
+    Args:
+        config (Config): The config of a training.
+        batch_size (int): As of :func:`step_cost`. Defaults to 2.
+        size (tuple[int, int] | None): As of :func:`step_cost`. Defaults to
+            None.
+        images (int | None): As of :func:`step_cost`. Defaults to None.
+
+    Returns:
+        str: The beginning of a SHA-256.
+
+    Raises:
+        ValueError: If the config trains nothing.
+    """
+    loader = config.get('train_dataloader') or {}
+    content = dict(
+        model=_without_weights(_model_config(config)),
+        scope=config.get('default_scope'),
+        data_preprocessor=config.get('data_preprocessor'),
+        gpus=_gpus(config),
+        batch_size=loader.get('batch_size'),
+        dataset=_types(loader.get('dataset') or {}),
+        transforms=list(_transforms(loader.get('dataset') or {})),
+        length={
+            key: config.train_cfg.get(key)
+            for key in ('max_iters', 'max_epochs')
+        },
+        run=[batch_size, size, images],
+    )
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_costs(path: str | Path) -> dict[str, dict]:
+    """What tools/step_cost.py wrote, by the keys of the configs.
+
+    Args:
+        path (str | Path): The file.
+
+    Returns:
+        dict[str, dict]: What :func:`step_cost` returned, with the ``config``'s
+        name; empty if there is no such file.
+    """
+    path = Path(path)
+    rows = json.loads(path.read_text())['rows'] if path.is_file() else []
+    return {row['key']: row for row in rows if 'error' not in row}
 
 
 def training_size(config: Config, model: BaseModel) -> tuple[int, int]:
@@ -162,6 +243,15 @@ def training_size(config: Config, model: BaseModel) -> tuple[int, int]:
     return tuple(found)
 
 
+def _types(dataset: dict) -> list[str]:
+    """The type of a data set, and of those that it wraps."""
+    inner = dataset.get('datasets', [dataset.get('dataset')])
+    return [
+        str(dataset.get('type')),
+        *(name for each in inner if each for name in _types(each)),
+    ]
+
+
 def _transforms(dataset: dict) -> Iterator[dict]:
     """The transforms of a data set, of those that it wraps first."""
     for inner in dataset.get('datasets', [dataset.get('dataset')]):
@@ -189,8 +279,8 @@ def _size_after(transform: dict) -> tuple[int, int] | None:
     return min(sides), max(sides)
 
 
-def _build(config: Config) -> BaseModel:
-    """The model of a training, with random weights, ready to be trained."""
+def _model_config(config: Config) -> dict:
+    """The model of a training, with student and teacher written out."""
     missing = [
         key
         for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -206,6 +296,27 @@ def _build(config: Config) -> BaseModel:
     for side in (STUDENT, 'teacher'):
         if isinstance(model.get(side), str):
             model[side] = read_model(model[side])
+    return model
+
+
+def _without_weights(node: Any) -> Any:
+    """A part of a model's config without initial weights, and those of
+    losses."""
+    if isinstance(node, dict):
+        ignored = ('teacher_ckpt', 'pretrained', 'init_cfg', 'loss_weight')
+        return {
+            key: _without_weights(child)
+            for key, child in node.items()
+            if key not in ignored
+        }
+    if isinstance(node, (list, tuple)):
+        return [_without_weights(child) for child in node]
+    return node
+
+
+def _build(config: Config) -> BaseModel:
+    """The model of a training, with random weights, ready to be trained."""
+    model = _model_config(config)
     if 'teacher_ckpt' in model:
         model.teacher_ckpt = None
     _forget_weights(model)
@@ -314,12 +425,93 @@ def _batch(model: BaseModel, number: int, size: tuple[int, int]) -> dict:
     )
 
 
+def _shapes_of_step(model: BaseModel, *args) -> tuple[_Meter, dict]:
+    """What :func:`_step` counts, of tensors that have a shape and no values.
+
+    The model's weights have none either from then on.
+
+    Raises:
+        RuntimeError: If a shape depends on values.
+    """
+    shapes = ShapeEnv(
+        # What is only logged, such as an accuracy, may depend on values.
+        allow_scalar_outputs=True,
+        allow_dynamic_output_shape_ops=True,
+    )
+    mode = FakeTensorMode(
+        allow_non_fake_inputs=True, shape_env=shapes, static_shapes=True
+    )
+    model._apply(mode.from_tensor)
+    return _step(model, *args, mode)
+
+
+def _step(
+    model: BaseModel,
+    scope: str,
+    batch_size: int,
+    size: tuple[int, int],
+    mode: FakeTensorMode | None = None,
+) -> tuple[_Meter, dict]:
+    """Run a step; what was met on the way, and the backward pass's FLOPs."""
+    meter = _Meter(model)
+    with (
+        DefaultScope.overwrite_default_scope(scope),
+        mode or nullcontext(),
+    ):
+        data = model.data_preprocessor(
+            _batch(_networks(model)[0], batch_size, size), training=True
+        )
+        with meter.saving():
+            losses = model(**data, mode='loss')
+        with mode or _WithoutProducts():
+            return meter, _backward(model, losses, meter.counter)
+
+
+class _WithoutProducts(TorchDispatchMode):
+    """Products are not computed, and are zeros: no shape of a backward pass
+    depends on their values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func not in _PRODUCTS:
+            return func(*args, **(kwargs or {}))
+        args, kwargs = tree_map_only(
+            Tensor, lambda each: each.to('meta'), (args, kwargs or {})
+        )
+        return tree_map_only(
+            Tensor,
+            lambda each: torch.zeros_like(each, device='cpu'),
+            func(*args, **kwargs),
+        )
+
+
 class _Saved:
     """What the graph holds in place of a tensor, and dies with it."""
 
     def __init__(self, tensor: Tensor, part: str) -> None:
         self.tensor = tensor
         self.part = part
+
+
+def flop_counter() -> FlopCounterMode:
+    """PyTorch's counter, right about grouped convolutions.
+
+    Its formula for the gradient of a weight takes a convolution with groups
+    for one without, which is groups times too much.
+
+    Returns:
+        FlopCounterMode: It counts what is run within.
+    """
+
+    def backward(
+        grad: list, image: list, weight: list, *args, **kwargs
+    ) -> int:
+        transposed, *_, wanted = args[4:]
+        forward = conv_flop_count(image, weight, grad, transposed=transposed)
+        return forward * (wanted[0] + wanted[1])
+
+    return FlopCounterMode(
+        display=False, custom_mapping={_aten.convolution_backward: backward}
+    )
 
 
 class _Meter:
@@ -333,7 +525,7 @@ class _Meter:
         self.flops: dict[str, int] = defaultdict(int)
         self.saved: dict[str, int] = defaultdict(int)
         self.losses: list[str] = []
-        self.counter = FlopCounterMode(display=False)
+        self.counter = flop_counter()
         self._model = model
         self._part = 'student'
         self._held: list[ReferenceType[_Saved]] = []
@@ -404,12 +596,13 @@ class _Meter:
     def _count_saved(self) -> None:
         """Count what graphs still hold: not that of an accuracy, say."""
         weights = (*self._model.parameters(), *self._model.buffers())
-        seen = {each.untyped_storage().data_ptr() for each in weights}
+        seen = {StorageWeakRef(each.untyped_storage()) for each in weights}
         for saved in filter(None, (held() for held in self._held)):
             storage = saved.tensor.untyped_storage()
-            if storage.data_ptr() not in seen:
-                seen.add(storage.data_ptr())
-                self.saved[saved.part] += storage.nbytes()
+            if (key := StorageWeakRef(storage)) not in seen:
+                seen.add(key)
+                # Of an unknown size it raises, as other shapes do.
+                self.saved[saved.part] += int(storage.nbytes())
 
 
 def _backward(

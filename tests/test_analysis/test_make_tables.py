@@ -223,3 +223,48 @@ def test_check_names_what_is_outdated_and_writes_nothing(
     }
     assert run(tool, '--check') is None
     assert state(tmp_path) == after
+
+
+def test_cost_of_every_config_stands_with_its_data_set_and_pair(
+    make_tables, tmp_path
+):
+    shutil.copy(ROOT / 'model-index.yml', tmp_path)
+    measured, failed = f'bckd_fpn_r50_{STUDENT}', f'cwd_fpn_r50_{STUDENT}'
+    part = dict(parameters=3e6, flops=2e9)
+    cost = dict(
+        config=measured,
+        size=[120, 160],
+        measured_batch=2,
+        gpus=1,
+        batch=8,
+        iterations=1000,
+        student=part,
+        teacher=part,
+        losses=dict(loss_bd=dict(flops=1e9, activations=2**28)),
+        flops=dict(step=1e10, backward_distillation=1e9),
+        activations=2**30,
+        tflops=10.0,
+        gpu_hours=0.125,
+    )
+    rows = [cost, dict(config=failed, error='No such layer.')]
+    (tmp_path / 'configs/step_costs.json').write_text(
+        json.dumps(dict(rows=rows))
+    )
+    lines = make_tables.step_costs()
+    lines = lines[lines.index('## CamVid') : lines.index('## COCO')]
+    cells = {
+        row[1]: row[2:-1]
+        for row in (
+            [cell.strip() for cell in line.split('|')]
+            for line in lines
+            if line.startswith('|')
+        )
+    }
+    names = list(cells)
+    # After the row that names their folder.
+    assert '**fpn_r50_fpn_r18**' in names[: names.index(measured)]
+    assert ' '.join(cells[measured]) == (
+        '120x160 1x8 1000 3.0 2.0 3.0 2.0 10.0 20.0% 1.00 25% 0.125'
+    )
+    assert cells[STUDENT] == cells[failed] == ['not run', *[''] * 11]
+    assert f'- {failed}: No such layer.' in lines

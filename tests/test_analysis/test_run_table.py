@@ -20,6 +20,7 @@ from scipy.stats import ttest_rel
 
 from mmbckd.analysis.cost import model_cost
 from mmbckd.analysis.runs import Log, copy_log, read_log, results_log
+from mmbckd.analysis.step_cost import cost_key
 from mmbckd.analysis.tables import (
     Row,
     plan,
@@ -687,6 +688,50 @@ def test_dry_run_prints_the_commands_and_runs_nothing(
     assert '4 iterations x batch 2 = 8 images' in said
     assert '0 runs done, 2 to run' in said
     assert not Path('work_dirs').exists()
+
+
+def test_dry_run_sums_the_gpu_hours_that_were_measured(
+    toy, tool, monkeypatch, capsys
+):
+    key = cost_key(Config.fromfile(toy.parent / 'toy.py'))
+    cost = dict(config='toy', key=key, gpus=4, tflops=10.0, gpu_hours=8.0)
+    costs = toy.parent / 'costs.json'
+    costs.write_text(json.dumps(dict(rows=[cost, dict(error='No.')])))
+    write(
+        toy,
+        pairs=[
+            dict(
+                title='toy',
+                student='toy.py',
+                rows=dict(
+                    more=dict(
+                        config='toy.py',
+                        variant='more',
+                        options={'train_cfg.max_iters': 9},
+                    )
+                ),
+            )
+        ],
+        seeds=[0, 1],
+    )
+    # Seed 1 has been at it for one of its four iterations.
+    begun = Path('work_dirs/toy_seed-1')
+    begun.mkdir(parents=True)
+    (begun / 'last_checkpoint').write_text('iter_1.pth')
+
+    def said(*options):
+        argv = ['run_table.py', str(toy), '--cpu', '--dry-run', *options]
+        monkeypatch.setattr(sys, 'argv', argv)
+        tool.main()
+        return capsys.readouterr().out
+
+    text = said('--step-costs', str(costs))
+    # On one GPU, a quarter of the images.
+    assert '2 GPU hours at 10 TFLOP/s' in text
+    assert '1.5 GPU hours at 10 TFLOP/s' in text
+    assert text.count('GPU hours not measured') == 2
+    assert '# about 3.5 GPU hours for 2 of them' in text
+    assert said().count('GPU hours not measured') == 4
 
 
 def test_options_give_every_run_its_place(tool, monkeypatch):

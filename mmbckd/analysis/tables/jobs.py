@@ -386,6 +386,25 @@ def minutes_left(job: Job) -> float | None:
     return None
 
 
+def gpu_hours_left(job: Job, cost: dict, per_step: int = 1) -> float:
+    """Estimated GPU hours of a job.
+
+    Args:
+        job (Job): A job that is not done.
+        cost (dict): Of its config, by :func:`step_cost`.
+        per_step (int): Processes that each take a batch. Defaults to 1.
+
+    Returns:
+        float: Those of training; of the evaluation of a checkpoint 0.
+    """
+    if job.row.checkpoint is not None or job.last_checkpoint.is_file():
+        return 0.0
+    hours = cost['gpu_hours'] * steps_left(job) / job.limit
+    if job.unit == 'iterations':  # more images with every process
+        hours *= per_step / cost['gpus']
+    return hours
+
+
 def _iterations(job: Job, train: list[dict]) -> float | None:
     """The iterations left; None if no whole epoch was logged yet."""
     if job.unit == 'iterations':
