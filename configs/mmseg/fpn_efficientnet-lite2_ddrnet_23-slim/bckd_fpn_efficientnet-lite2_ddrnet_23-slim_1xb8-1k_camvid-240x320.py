@@ -3,7 +3,7 @@ _base_ = [
     '../../_base_/distillers/segmentors.py',
 ]
 
-teacher = '{{fileDirname}}/../fpn_efficientnet-lite2_fpn_efficientnet-lite0/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320'
+teacher = '{{fileDirname}}/../fpn_efficientnet-lite2_fpn_efficientnet-lite0/fpn_efficientnet-lite2_1xb8-4k_camvid-240x320'
 model = dict(
     _delete_=True,
     type='mmrazor.FrozenTeacherDistill',
