@@ -114,15 +114,16 @@ def step_cost(
     size = tuple(size or training_size(config, student))
     parameters = [each and _parameters(each) for each in (student, teacher)]
 
+    made_up = (batch_size, size, _has_masks(config))
     scope = config.default_scope
     meter = None
     if isinstance(student, BaseSegmentor):
         try:
-            meter, backward = _shapes_of_step(model, scope, batch_size, size)
+            meter, backward = _shapes_of_step(model, scope, *made_up)
         except RuntimeError:  # PyTorch's, where a shape depends on values
             model = _build(config)
     if meter is None:
-        meter, backward = _step(model, scope, batch_size, size)
+        meter, backward = _step(model, scope, *made_up)
     flops = {name: count / batch_size for name, count in meter.flops.items()}
     total = sum(flops.values()) + backward['backward'] / batch_size
     scale = batch / batch_size
@@ -333,6 +334,9 @@ def _build(config: Config) -> BaseModel:
         logger.setLevel(level)
     built = revert_sync_batchnorm(built)
     built.train()
+    if quantization := getattr(built, 'quantization', None):
+        # Any image will do: shapes do not depend on ranges.
+        quantization.calibrate([torch.rand(1, 3, 64, 64)])
     return built
 
 
@@ -394,7 +398,17 @@ def _length(
     return seen // whole_batch, seen
 
 
-def _batch(model: BaseModel, number: int, size: tuple[int, int]) -> dict:
+def _has_masks(config: Config) -> bool:
+    """Whether a detector is given masks to train on."""
+    return any(
+        transform.get('with_mask')
+        for transform in _transforms(config.train_dataloader.dataset)
+    )
+
+
+def _batch(
+    model: BaseModel, number: int, size: tuple[int, int], with_mask: bool
+) -> dict:
     """Images and truth as a data loader would give them."""
     classes = num_classes_of(model) or 2
     if isinstance(model, BaseDetector):
@@ -402,7 +416,7 @@ def _batch(model: BaseModel, number: int, size: tuple[int, int]) -> dict:
             number,
             (3, *size),
             num_classes=classes,
-            with_mask=True,
+            with_mask=with_mask,
             use_box_type=True,
         )
     generator = torch.Generator().manual_seed(0)
@@ -450,6 +464,7 @@ def _step(
     scope: str,
     batch_size: int,
     size: tuple[int, int],
+    with_mask: bool,
     mode: FakeTensorMode | None = None,
 ) -> tuple[_Meter, dict]:
     """Run a step; what was met on the way, and the backward pass's FLOPs."""
@@ -459,7 +474,8 @@ def _step(
         mode or nullcontext(),
     ):
         data = model.data_preprocessor(
-            _batch(_networks(model)[0], batch_size, size), training=True
+            _batch(_networks(model)[0], batch_size, size, with_mask),
+            training=True,
         )
         with meter.saving():
             losses = model(**data, mode='loss')

@@ -192,6 +192,25 @@ def test_detector_trained_for_epochs_of_a_data_set():
     assert step_cost(config, images=60)['iterations'] == 30
 
 
+def test_detector_trained_without_masks_is_given_none():
+    """RTMDet's assigner would take them for tensors."""
+    config = get_config('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py')
+    assert step_cost(config, size=(64, 64))['flops']['backward'] > 0
+
+
+def test_quantized_training_has_the_products_of_that_in_float():
+    (path,) = (ROOT / 'configs/qat').glob('qat_*.py')
+    config = Config.fromfile(path)
+    quantized = step_cost(config)
+    config.model = config.model.architecture
+    in_float = step_cost(config)
+    assert quantized['student'] == in_float['student']
+    # The scale of the image learns: the first convolution, 3 to 32 channels
+    # at half the size, has a gradient for its input.
+    extra = quantized['flops']['backward'] - in_float['flops']['backward']
+    assert extra == 32 * 3 * 3**2 * 90 * 120
+
+
 def test_last_transform_of_an_epoch_says_the_size_of_an_image():
     config = get_config('mmdet::yolox/yolox_s_8xb8-300e_coco.py')
     assert training_size(config, None) == (640, 640)
