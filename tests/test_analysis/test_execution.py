@@ -290,6 +290,8 @@ def test_run_at_its_limit_of_time_is_queued_again_by_slurm_and_goes_on(
         for line in output('squeue', '-h', '-o', '%i %r').splitlines():
             number, reason = line.split()
             if reason == 'BeginTime':
+                # At once, slurmd may take it for the one that was stopped.
+                sleep(3)
                 output(
                     'scontrol', 'update', f'JobId={number}', 'StartTime=now'
                 )
