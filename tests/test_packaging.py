@@ -53,9 +53,7 @@ def run(*arguments) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope='module')
-def wheel(source, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp('wheel')
+def pip_wheel(source: Path, out: Path) -> None:
     run(
         sys.executable,
         '-m',
@@ -67,21 +65,32 @@ def wheel(source, tmp_path_factory) -> Path:
         out,
         source,
     )
+
+
+def build(source: Path, kind: str, out: Path) -> None:
+    """What pip calls: `kind` is 'editable' or 'sdist'."""
+    run(
+        sys.executable,
+        '-c',
+        'import os, sys; os.chdir(sys.argv[1]); '
+        'from setuptools import build_meta; '
+        f'build_meta.build_{kind}(sys.argv[2])',
+        source,
+        out,
+    )
+
+
+@pytest.fixture(scope='module')
+def wheel(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('wheel')
+    pip_wheel(source, out)
     return next(out.glob('*.whl'))
 
 
 @pytest.fixture(scope='module')
 def editable(source, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('editable')
-    run(
-        sys.executable,
-        '-c',
-        'import os, sys; os.chdir(sys.argv[1]); '
-        'from setuptools import build_meta; '
-        'build_meta.build_editable(sys.argv[2])',
-        source,
-        out,
-    )
+    build(source, 'editable', out)
     return next(out.glob('*.whl'))
 
 
@@ -89,15 +98,7 @@ def editable(source, tmp_path_factory) -> Path:
 def sdist(source, tmp_path_factory) -> Path:
     """The source package, unpacked."""
     out = tmp_path_factory.mktemp('sdist')
-    run(
-        sys.executable,
-        '-c',
-        'import os, sys; os.chdir(sys.argv[1]); '
-        'from setuptools import build_meta; '
-        'build_meta.build_sdist(sys.argv[2])',
-        source,
-        out,
-    )
+    build(source, 'sdist', out)
     with tarfile.open(next(out.glob('*.tar.gz'))) as archive:
         archive.extractall(out)
     return next(path for path in out.iterdir() if path.is_dir())
@@ -148,17 +149,7 @@ def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
 
 
 def test_source_package_builds_the_same_wheel(sdist, wheel, tmp_path):
-    run(
-        sys.executable,
-        '-m',
-        'pip',
-        'wheel',
-        '--no-deps',
-        '--no-build-isolation',
-        '--wheel-dir',
-        tmp_path,
-        sdist,
-    )
+    pip_wheel(sdist, tmp_path)
     assert listed(next(tmp_path.glob('*.whl'))) == listed(wheel)
     assert not list(sdist.rglob('configs/mmseg/**/*.pth'))
     assert (sdist / 'configs' / 'extra' / 'teacher.pth').exists()
