@@ -7,7 +7,7 @@ model = dict(
     _delete_=True,
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
-    teacher='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.py',
-    teacher_ckpt='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.pth',
+    teacher='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-4k_camvid-240x320.py',
+    teacher_ckpt='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-4k_camvid-240x320.pth',
     distiller={{_base_.bckd}},
 )
