@@ -311,3 +311,23 @@ def test_run_of_several_processes_on_slurm(toy, slurm, monkeypatch):
     assert job.log().val[-1]['iter'] == 4
     # Two images are one for each process.
     assert '[1/1]' in said(job) and '[1/2]' not in said(job)
+
+
+def test_run_whose_job_slurm_has_dropped_is_given_up(toy, slurm, monkeypatch):
+    """No accounting says that it was canceled."""
+    monkeypatch.chdir(toy.parent)
+    monkeypatch.setattr(execution, '_LOOK', 0.2)
+    monkeypatch.setattr(execution, '_GRACE', 1.0)
+    job = plan(read_table(toy), 'work_dirs')[0]
+    later = dict(time=10, additional_parameters=dict(begin='now+1hour'))
+    sleep = time.sleep
+
+    def sleep_and_cancel(seconds):
+        sleep(seconds)
+        for number in output('squeue', '-h', '-o', '%i').split():
+            output('scancel', number)
+
+    monkeypatch.setattr(execution.time, 'sleep', sleep_and_cancel)
+    (failure,) = run_jobs([job], [Device(slurm=later)])
+    assert failure.startswith(f'{job.title}: Slurm no longer has its job ')
+    assert failure.endswith('It has printed nothing.')

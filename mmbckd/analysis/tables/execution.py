@@ -6,11 +6,13 @@ import os
 import runpy
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from getpass import getuser
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +29,10 @@ from .jobs import Job
 _FOREVER = 60 * 24 * 365
 # So often a job of Slurm may reach its limit of time, and goes on.
 _TIMEOUTS = 1000
+# Seconds between two looks into Slurm's queue, and for which a job that has
+# left it is waited for: a shared file system may show its result later.
+_LOOK = 10.0
+_GRACE = 60.0
 
 
 class Device(NamedTuple):
@@ -238,6 +244,7 @@ def _run_stage(
     waiting, free = deque(jobs), deque(devices)
     running: dict[submitit.Job, tuple[Job, Device]] = {}
     failures = []
+    lost = _LostJobs()
     try:
         while waiting or running:
             while waiting and free:
@@ -253,6 +260,15 @@ def _run_stage(
                     say(f'{job.title}: done')
                 else:
                     failures.append(_failure(job, submitted))
+            for submitted in lost.among(running):
+                job, device = running.pop(submitted)
+                free.append(device)
+                failures.append(
+                    f'{job.title}: Slurm no longer has its job '
+                    f'{submitted.job_id}, which has left no result. Was it '
+                    'canceled? Run the table again to go on'
+                    f'{_rest_of(submitted)}'
+                )
             time.sleep(0.1)
         return failures
     finally:  # if this is interrupted, stop all runs
@@ -267,14 +283,48 @@ def _failure(job: Job, submitted: submitit.Job) -> str:
     """Why a job failed."""
     error = submitted.exception()
     why = 'failed' if error is not None else 'made no final validation'
-    output = submitted.task(0).paths.stdout
-    return (
-        f'{job.title}: {why}. The end of {output}, which has the rest:\n'
-        f'{_end_of(output)}'
-    )
+    return f'{job.title}: {why}{_rest_of(submitted)}'
 
 
-def _end_of(file: Path, lines: int = 15) -> str:
+def _rest_of(submitted: submitit.Job, lines: int = 15) -> str:
     """The last lines that a run has printed, indented."""
-    text = file.read_text(encoding='utf-8', errors='replace').rstrip()
-    return '\n'.join(f'  {line}' for line in text.splitlines()[-lines:])
+    output = submitted.task(0).paths.stdout
+    if not output.is_file():
+        return '. It has printed nothing.'
+    text = output.read_text(encoding='utf-8', errors='replace').rstrip()
+    end = '\n'.join(f'  {line}' for line in text.splitlines()[-lines:])
+    return f'. The end of {output}, which has the rest:\n{end}'
+
+
+class _LostJobs:
+    """Jobs that have left Slurm's queue, and no result.
+
+    Slurm's accounting knows how they ended. A cluster may have none, and then
+    submitit would wait for them for ever.
+    """
+
+    def __init__(self) -> None:
+        self.gone_since: dict[submitit.Job, float] = {}
+        self.looked = time.monotonic()
+
+    def among(self, running: Iterable[submitit.Job]) -> list[submitit.Job]:
+        """Those that were gone for long enough."""
+        jobs = [s for s in running if isinstance(s, submitit.SlurmJob)]
+        now = time.monotonic()
+        if not jobs or now - self.looked < _LOOK:
+            return []
+        self.looked = now
+        queue = subprocess.run(
+            ['squeue', '--noheader', '--format=%i', f'--user={getuser()}'],
+            capture_output=True,
+            text=True,
+        )
+        if queue.returncode:  # Slurm does not answer
+            return []
+        queued = set(queue.stdout.split())
+        self.gone_since = {
+            job: self.gone_since.get(job, now)
+            for job in jobs
+            if job.job_id not in queued
+        }
+        return [j for j, t in self.gone_since.items() if now - t >= _GRACE]
