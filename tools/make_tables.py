@@ -240,7 +240,7 @@ def compared(row: dict, name: str) -> list[str]:
 COMPARED = ['s', 'ours s', 'ratio', 'MB', 'ours MB', 'ratio']
 
 
-def context_relation() -> list[str]:
+def context_relation(name: str = 'context_relation') -> list[str]:
     """relation_kl and the plain version."""
     return markdown_table(
         [
@@ -254,7 +254,7 @@ def context_relation() -> list[str]:
                 *compared(row, 'plain'),
                 f'{row["ours"]["share_of_matmul_rate"]:.0%}',
             ]
-            for row in benchmark('context_relation')['rows']
+            for row in benchmark(name)['rows']
         ],
     )
 
@@ -597,6 +597,9 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     )
 }
 TABLES.update((name, partial(sweep, name)) for name in SWEEPS)
+TABLES['context_relation_cuda'] = partial(
+    context_relation, 'context_relation_cuda'
+)
 # By task: a metric's name in metafiles, its key in logs, and the power of ten
 # between them. A config has the task if it has the first metric.
 TASKS = {

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmseg.models.segmentors import CascadeEncoderDecoder
 
+from ..models.distillers.bckd_distiller import CLASSIFIER
 from .stages import FeatureMap, read_stages
 
 # Where this package's own configs have the losses, with all their weights.
@@ -27,7 +28,8 @@ class Choice:
 
     The modules are chosen by the rules that this package's own configs
     follow, with the weights of those. Segmentors: both terms compare the class
-    logits. Detectors: the boundary head is on the student's backbone, pixels
+    logits, and channel-wise distillation (CWD) beside them says which class is
+    which. Detectors: the boundary head is on the student's backbone, pixels
     are alike as the finest level of the teacher's neck is, and context is
     that of the levels of both necks.
     What cannot be chosen so has the module :data:`TO_BE_SET`.
@@ -59,6 +61,11 @@ class Choice:
             teacher=read_stages(teacher),
         )
         if library == 'mmseg':
+            self.distiller['logits'] = zoo.cwd.logits.to_dict()
+            self.comments['logits.type'] = (
+                'Channel-wise distillation; the other two do not know which '
+                'class is which.'
+            )
             self._choose_classifiers(student=student, teacher=teacher)
         else:
             self._choose_backbone(read_stages(student).backbone)
@@ -120,8 +127,10 @@ class Choice:
     def _choose_classifiers(self, **models: BaseModel) -> None:
         """What the classifiers of segmentors put out."""
         for side, found in self.stages.items():
-            for term in ('boundary', 'context'):
+            for term in ('boundary', 'context', 'logits'):
                 key = f'{term}.{side}'
+                if term == 'logits' and found.classifier == CLASSIFIER:
+                    continue  # its default
                 if found.classifier:
                     self._set(
                         key,

@@ -159,7 +159,7 @@ def at_home(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     ('page', 'draw', 'data', 'losses'),
     [
-        ('segmentor.md', leaves, 'data/leaves', {'bd', 'cd'}),
+        ('segmentor.md', leaves, 'data/leaves', {'bd', 'cd', 'cwd'}),
         ('detector.md', apples, 'data/apples', {'bd', 'cd'}),
     ],
     ids=['segmentor', 'detector'],

@@ -100,7 +100,7 @@ def test_segmentors_that_no_config_names_train(student, teacher, tmp_path):
         PUBLISHED
     )
     witness = train_a_step(written, test_configs.one_small_step, tmp_path)
-    witness.check_losses({'loss_bd', 'loss_cd'})
+    witness.check_losses({'loss_bd', 'loss_cd', 'loss_cwd'})
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ FAMILIES = {
     path.parent.name.partition('_')[0]: path
     for path in sorted(
         [
-            *CONFIGS.glob('mmseg/*/bckd_*cityscapes*.py'),
+            *CONFIGS.glob('mmseg/*/bckd-cwd_*cityscapes*.py'),
             *CONFIGS.glob('mmdet/*/bckd_*_coco.py'),
             *CONFIGS.glob('mmdet/*/bckd_*_coco_instance.py'),
         ]

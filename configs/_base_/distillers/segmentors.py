@@ -60,7 +60,7 @@ cwd = dict(
 cwd_queries = dict(cwd, logits=dict(cwd['logits'], teacher=queries))
 
 # Per-pixel distillation of the logits (Hinton et al.).
-kd = dict(type='BCKDDistiller', logits=dict(loss_weight=4))
+kd = dict(type='BCKDDistiller', logits=dict())
 
 # PKD on the levels of the EfficientNets' FPNs; it compares channels, and the
 # student's 32 are led to the teacher's 64.

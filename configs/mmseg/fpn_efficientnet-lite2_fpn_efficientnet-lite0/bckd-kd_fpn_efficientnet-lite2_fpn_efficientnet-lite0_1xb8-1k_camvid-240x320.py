@@ -1,4 +1,4 @@
 # BCKD beside per-pixel distillation of the logits.
 _base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-1k_camvid-240x320.py'
 
-model = dict(distiller={{_base_.kd}})
+model = dict(distiller=dict(_base_.kd, logits=dict(loss_weight=4)))

@@ -1,4 +1,4 @@
 # BCKD beside per-pixel distillation of the logits.
 _base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-500_camvid-180x240.py'
 
-model = dict(distiller=dict(_base_.kd, logits=dict(loss_weight=1)))
+model = dict(distiller={{_base_.kd}})
