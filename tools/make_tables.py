@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,9 +36,29 @@ from mmbckd.analysis.tables.definition import Row, Table, read_config
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def defined(name: str) -> list[str]:
-    """A table by its definition, from the logs that run_table.py kept."""
+def defined(name: str, rows: Sequence[str] = ()) -> list[str]:
+    """A table by its definition, from the logs that run_table.py kept.
+
+    ``rows`` are the titles of those to show beside teacher and student, if not
+    all.
+    """
     table = read_table(ROOT / name)
+    if rows:
+        titles = {row.title for pair in table.pairs for row in pair.distilled}
+        if unknown := set(rows) - titles:
+            sys.exit(
+                f'Expected rows among {sorted(titles)} of {name}, but got '
+                f'{sorted(unknown)}. Correct the page that shows them.'
+            )
+        table = table._replace(
+            rivals=[title for title in table.rivals if title in rows],
+            pairs=[
+                pair._replace(
+                    distilled=[r for r in pair.distilled if r.title in rows]
+                )
+                for pair in table.pairs
+            ],
+        )
     costs = ROOT / 'results' / table.name / 'costs.json'
     return to_markdown(
         summarize(
@@ -618,16 +638,17 @@ def fill(text: str) -> str:
     def table(match: re.Match) -> str:
         name = match[2]
         if name.endswith('.yml'):
-            lines = defined(name)
+            lines = defined(name, match[3].split(', ') if match[3] else ())
         else:
             try:
                 lines = TABLES[name]() if name in TABLES else written(name)
             except FileNotFoundError:
                 lines = ['not run']
-        return '\n'.join([match[1], *lines, match[3]])
+        return '\n'.join([match[1], *lines, match[4]])
 
     return re.sub(
-        r'(<!-- table: ([\w./-]+) -->)\n(?:.*?\n)??(<!-- end -->)',
+        r'(<!-- table: ([\w./-]+)(?: \(([^)]+)\))? -->)\n'
+        r'(?:.*?\n)??(<!-- end -->)',
         table,
         text,
         flags=re.DOTALL,

@@ -69,6 +69,21 @@ def test_a_changed_log_changes_the_table(make_tables):
     assert {cell.strip() for cell in row.split('|')[2:9]} == {'not run'}
 
 
+def test_page_shows_the_rows_that_it_names(make_tables):
+    marker = '<!-- table: tables/camvid.yml (CWD, BCKD + CWD) -->'
+    table = make_tables.fill(f'{marker}\nold\n<!-- end -->\n')
+    assert table.startswith(f'{marker}\n|')
+    rows = [r for r in table.splitlines() if r.startswith('|')][2:]
+    assert [row.split('|')[1].strip() for row in rows] == [
+        'teacher',
+        'student',
+        'CWD',
+        'BCKD + CWD',
+    ]
+    with pytest.raises(SystemExit, match=r"but got \['none'\]"):
+        make_tables.fill(marker.replace('CWD,', 'none,') + '\n<!-- end -->\n')
+
+
 def test_metafile_has_results_of_what_was_run_only(make_tables):
     file = ROOT / 'configs/mmseg/fpn_r50_fpn_r18/metafile.yml'
     filled = make_tables.fill_metafile(file.read_text(), make_tables.results())
