@@ -1,6 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 
 from mmbckd.functional import relation_kl
@@ -187,6 +190,84 @@ def test_context_loss_refuses_pyramids_of_different_heights():
     loss = build(type='ContextRelationLoss')
     with pytest.raises(ValueError, match='gave 2 and the teacher 1'):
         loss([torch.randn(1, 2, 3, 3)] * 2, [torch.randn(1, 2, 3, 3)])
+
+
+class Related(BaseModel):
+    """A student of one map, which is the same in all iterations."""
+
+    def __init__(self, loss):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.map = torch.nn.Parameter(
+            torch.randn(1, 3, 4, 4, generator=generator)
+        )
+        self.teacher = torch.randn(1, 5, 4, 4, generator=generator)
+        self.loss = loss
+        self.losses = []
+
+    def forward(self, inputs, mode):
+        loss = self.loss(self.map, self.teacher)
+        self.losses.append(loss.item())
+        return dict(loss=loss)
+
+
+def test_weight_of_the_context_grows_over_a_share_of_the_training(tmp_path):
+    """In a loop of epochs, stopped after the first and resumed."""
+
+    def train(epochs, **options):
+        model = Related(
+            build(
+                type='ContextRelationLoss',
+                tau=0.3,
+                loss_weight=2.0,
+                warmup=0.5,
+            )
+        )
+        runner = Runner(
+            model,
+            str(tmp_path),
+            train_dataloader=dict(
+                dataset=[torch.zeros(1)] * 4,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                batch_size=1,
+            ),
+            train_cfg=dict(by_epoch=True, max_epochs=2),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
+            experiment_name=f'warmup-{epochs}',
+            **options,
+        )
+        if epochs == 1:
+            run_epoch = runner.train_loop.run_epoch
+
+            def one_epoch():
+                run_epoch()
+                runner.train_loop.stop_training = True
+
+            runner.train_loop.run_epoch = one_epoch
+        runner.train()
+        return model
+
+    first = train(1)
+    second = train(2, resume=True)
+    full = 2 * relation_kl(first.map, first.teacher, tau=0.3).item()
+    assert first.losses == pytest.approx(
+        [full * share for share in (0.25, 0.5, 0.75, 1)]
+    )
+    assert second.losses == pytest.approx([full] * 4)
+
+
+def test_context_has_its_whole_weight_outside_of_a_training():
+    MessageHub.get_instance('no training')
+    loss = build(type='ContextRelationLoss', warmup=1.0)
+    model = Related(loss)
+    expected = relation_kl(model.map, model.teacher)
+    assert torch.allclose(loss(model.map, model.teacher), expected)
+
+
+@pytest.mark.parametrize('warmup', [-0.1, 1.5])
+def test_warmup_beyond_the_training_is_refused(warmup):
+    with pytest.raises(ValueError, match=f'from 0 to 1, but got {warmup}'):
+        build(type='ContextRelationLoss', warmup=warmup)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class BCKDDistiller(ConfigurableDistiller):
 
             - student, teacher: feature maps. Channels may differ.
             - max_tokens: see :class:`ContextConnector`.
-            - tau, exclude_self, center, block_size, loss_weight: see
+            - tau, exclude_self, center, block_size, loss_weight, warmup: see
               :class:`ContextRelationLoss`.
 
             Defaults to None: none.

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+from mmengine.logging import MessageHub
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -24,6 +25,15 @@ class ContextRelationLoss(nn.Module):
         block_size (int | None): Rows and columns of the tiles that the
             relations are computed in. Defaults to None: chosen by device.
         loss_weight (float): λ_cd. Defaults to 1.
+        warmup (float): The share of the training, in [0, 1], over whose
+            iterations the weight grows from 0 to ``loss_weight``. Relations
+            do not say which class is which: on class logits they can keep a
+            student from telling two classes apart that it has not learned
+            yet. Outside of a training by mmengine's runner the weight is
+            ``loss_weight``. Defaults to 0: no warm-up.
+
+    Raises:
+        ValueError: If ``warmup`` is not in [0, 1].
 
     Shape:
         - preds_S: (N, C_S, H_S, W_S), or a sequence of such maps.
@@ -38,13 +48,20 @@ class ContextRelationLoss(nn.Module):
         center: bool = False,
         block_size: int | None = None,
         loss_weight: float = 1.0,
+        warmup: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= warmup <= 1:
+            raise ValueError(
+                'Expected the `warmup` of ContextRelationLoss as a share of '
+                f'the training, from 0 to 1, but got {warmup}.'
+            )
         self.tau = tau
         self.exclude_self = exclude_self
         self.center = center
         self.block_size = block_size
         self.loss_weight = loss_weight
+        self.warmup = warmup
 
     def forward(
         self,
@@ -77,4 +94,13 @@ class ContextRelationLoss(nn.Module):
             for s, t in zip(preds_S, preds_T)
         ]
         first, *others = losses
-        return self.loss_weight * sum(others, start=first) / len(losses)
+        return self._weight() * sum(others, start=first) / len(losses)
+
+    def _weight(self) -> float:
+        """The weight in this iteration."""
+        hub = MessageHub.get_current_instance()
+        total = hub.get_info('max_iters')
+        if not self.warmup or total is None:
+            return self.loss_weight
+        done = (hub.get_info('iter') + 1) / (self.warmup * total)
+        return self.loss_weight * min(1.0, done)
