@@ -12,8 +12,12 @@ from mmrazor.registry import MODELS
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmbckd.analysis import step_cost as module
-from mmbckd.analysis.step_cost import step_cost, training_size
+from mmbckd.analysis.step_cost import (
+    cost_key,
+    counting,
+    step_cost,
+    training_size,
+)
 from tests.detectors import detector
 from tests.segmentors import NUM_CLASSES, cnn_segmentor, query_segmentor
 
@@ -103,7 +107,9 @@ def with_values(monkeypatch):
     def values_are_needed(*args):
         raise RuntimeError
 
-    monkeypatch.setattr(module, '_shapes_of_step', values_are_needed)
+    monkeypatch.setattr(
+        'mmbckd.analysis.step_cost.cost.shapes_of_step', values_are_needed
+    )
 
 
 def saved(losses: list, weights: set) -> int:
@@ -131,7 +137,7 @@ def saved(losses: list, weights: set) -> int:
 
 def test_activations_are_what_the_graph_holds(monkeypatch, with_values):
     held = []
-    backward = module._backward
+    backward = counting._backward
 
     def walk(model, losses, counter):
         weights = {
@@ -142,7 +148,7 @@ def test_activations_are_what_the_graph_holds(monkeypatch, with_values):
         held.append(saved(losses.values(), weights))
         return backward(model, losses, counter)
 
-    monkeypatch.setattr(module, '_backward', walk)
+    monkeypatch.setattr(counting, '_backward', walk)
     cost = step_cost(training(distillation()))
     # Of a batch of 6, told from one of 2.
     assert cost['activations'] == 3 * held[0]
@@ -283,19 +289,19 @@ def test_what_is_not_computed_does_not_count(monkeypatch, request, kind):
     told = cost()
     request.getfixturevalue('with_values')
     assert cost() == told
-    monkeypatch.setattr(module, '_PRODUCTS', set())
+    monkeypatch.setattr(counting, '_PRODUCTS', set())
     assert cost() == told
 
 
 def test_nothing_of_a_segmentor_is_computed(monkeypatch):
-    whole = module._step
+    whole = counting.run_step
     modes = []
 
     def step(*args):
         modes.append(args[-1])
         return whole(*args)
 
-    monkeypatch.setattr(module, '_step', step)
+    monkeypatch.setattr(counting, 'run_step', step)
     step_cost(training(distillation()))
     assert len(modes) == 1 and isinstance(modes[0], FakeTensorMode)
 
@@ -313,7 +319,7 @@ def test_key_is_that_of_what_costs(tmp_path):
     def key(changes=(), **options):
         config = training(distillation())
         config.merge_from_dict(dict(changes))
-        return module.cost_key(config, **options)
+        return cost_key(config, **options)
 
     for same in (
         {'model.teacher_ckpt': 'elsewhere.pth'},
@@ -352,7 +358,7 @@ def test_tool_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
         if config.model.get('broken'):
             raise RuntimeError('No such layer.\nAt line 3.')
         return dict(
-            key=module.cost_key(config, **options),
+            key=cost_key(config, **options),
             measured_batch=2,
             tflops=tflops,
             gpu_hours=8.0,
@@ -405,12 +411,12 @@ def test_grouped_convolution_costs_as_much_backward_as_twice_forward():
         nn.ConvTranspose2d(8, 12, 2, stride=2, groups=4),
     ]
     for convolution in convolutions:
-        with module.flop_counter() as counter:
+        with counting.flop_counter() as counter:
             out = convolution(image)
         forward = counter.get_total_flops()
         kernel = convolution.weight.numel()
         places = 6 * 6  # both visit every pixel with the whole kernel
         assert forward == 2 * 2 * places * kernel
-        with module.flop_counter() as counter:
+        with counting.flop_counter() as counter:
             out.sum().backward()
         assert counter.get_total_flops() == 2 * forward
