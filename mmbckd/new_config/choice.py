@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmdet.models.dense_heads import MaskFormerHead
+from mmdet.models.detectors import MaskFormer
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmseg.models.segmentors import CascadeEncoderDecoder
@@ -31,7 +32,9 @@ class Choice:
     logits, and channel-wise distillation (CWD) beside them says which class is
     which. Detectors: the boundary head is on the student's backbone, pixels
     are alike as the finest level of the teacher's neck is, and context is
-    that of the levels of both necks.
+    that of the levels of both necks. Where the teacher finds instances by
+    queries, pixels are alike that belong to one query, and context is that of
+    the map that all masks are products of.
     What cannot be chosen so has the module :data:`TO_BE_SET`.
 
     Args:
@@ -67,6 +70,10 @@ class Choice:
                 'class is which.'
             )
             self._choose_classifiers(student=student, teacher=teacher)
+        elif isinstance(teacher, MaskFormer):
+            self.distiller = zoo.bckd_queries.to_dict()
+            self._choose_backbone(read_stages(student).backbone)
+            self._choose_map_of_queries()
         else:
             self._choose_backbone(read_stages(student).backbone)
             self._choose_levels()
@@ -152,6 +159,29 @@ class Choice:
                         found.problems['classifier'],
                     )
 
+    def _choose_map_of_queries(self) -> None:
+        """The finest level of the student's neck; the teacher has no neck."""
+        self.comments['boundary.teacher'] = 'The instances of its queries.'
+        self.comments['context.teacher'] = (
+            'The map that its masks are products of.'
+        )
+        found = self.stages['student']
+        if not found.neck:
+            self._leave(
+                'context.student',
+                "the levels of the student's neck",
+                found.problems['neck'],
+            )
+            return
+        finest = min(
+            range(len(found.neck)), key=lambda i: found.neck[i].stride
+        )
+        self._set(
+            'context.student',
+            _level(finest),
+            f'The finest level of the neck: {listed([found.neck[finest]])}.',
+        )
+
     def _choose_levels(self) -> None:
         """The levels of the necks of detectors."""
         for side, found in self.stages.items():
@@ -169,7 +199,7 @@ class Choice:
                 self.stages['teacher'].problems['neck'],
             )
             return
-        finest = min(range(len(teacher)), key=lambda i: teacher[i].stride)
+        finest = _finest(teacher)
         self._set(
             'boundary.teacher',
             _level(finest),
@@ -232,6 +262,10 @@ def _joined(numbers: Sequence[int]) -> str:
     if len(numbers) > 1 and len(set(numbers)) == 1:
         return f'{len(numbers)} x {numbers[0]}'
     return ', '.join(map(str, numbers))
+
+
+def _finest(levels: Sequence[FeatureMap]) -> int:
+    return min(range(len(levels)), key=lambda i: levels[i].stride)
 
 
 def _level(index: int) -> dict:

@@ -22,6 +22,7 @@ from tests import test_configs, test_configs_mmdet
 from tests.config_walk import Witness
 from tests.data_layouts import write_cityscapes
 from tests.data_layouts_coco import write_coco
+from tests.detectors import query_detector
 from tests.segmentors import (
     NUM_CLASSES,
     cnn_segmentor,
@@ -144,7 +145,7 @@ def test_head_that_needs_a_large_image_is_read():
 # One of each, by the name of the teacher. A backbone alone has no classes to
 # choose by.
 FAMILIES = {
-    path.parent.name.partition('_')[0]: path
+    ' of '.join([path.parent.name.partition('_')[0], path.parts[-3]]): path
     for path in sorted(
         [
             *CONFIGS.glob('mmseg/*/bckd-cwd_*cityscapes*.py'),
@@ -166,8 +167,10 @@ def test_pairs_of_the_zoo_get_what_their_configs_have(family):
             cfg.model.architecture, cfg.get('data_preprocessor')
         )
         teacher = student
-        if family == 'mask2former':
+        if family == 'mask2former of mmseg':
             teacher = build_model(query_segmentor(num_classes=19))
+        if family == 'mask2former of mmdet':
+            teacher = build_model(query_detector(num_classes=80))
     choice = Choice(cfg.default_scope, student, teacher)
     assert not choice.todo
     assert choice.distiller == cfg.model.distiller.to_dict()
