@@ -547,8 +547,9 @@ def _patch_max_mmcv(spec: ModuleSpec) -> str | None:
 # 7. The maintained fork: `mim train mmrazor`, `_base_ = 'mmseg::...'`
 #
 # * Its mim takes the folder of the first file that a package has installed for
-#   its module, which is the metadata if that is called mmrazor-1.0.0.dist-info
-#   ('-' comes before '/').
+#   its module. That is the metadata if these are called mmrazor-1.0.0.dist-info
+#   ('-' comes before '/'), and __pycache__ if a wheel has modules outside of
+#   packages, as this one.
 # * Its mmengine looks for the configs of mmseg in the distribution
 #   `mmsegmentation`, which is called `onedl-mmsegmentation` there.
 
@@ -562,11 +563,10 @@ def _find_modules(utils: ModuleType) -> None:
     @wraps(get_installed_path)
     def get_path_of_module(package: str) -> str:
         path = get_installed_path(package)
-        if not path.endswith('.dist-info'):
+        folder, name = os.path.split(path)
+        if name != '__pycache__' and not name.endswith('.dist-info'):
             return path
-        return os.path.join(
-            os.path.dirname(path), utils.package2module(package)
-        )
+        return os.path.join(folder, utils.package2module(package))
 
     utils.get_installed_path = get_path_of_module
 

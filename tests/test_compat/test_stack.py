@@ -135,3 +135,14 @@ def test_mim_finds_the_scripts_of_a_package(library):
     (name,) = packages_distributions()[library]
     folder = mim.utils.utils.get_installed_path(name)
     assert os.path.isfile(os.path.join(folder, '.mim', 'tools', 'train.py'))
+
+
+@pytest.mark.parametrize('first', ['mmbckd-0.2.0.dist-info', '__pycache__'])
+def test_mim_finds_a_package_whose_first_file_is_not_its_modules(first):
+    """A wheel's, from which pip has compiled modules outside of packages."""
+    utils = SimpleNamespace(
+        get_installed_path=lambda package: os.path.join('site', first),
+        package2module=lambda package: package.replace('-', '_'),
+    )
+    mmbckd_compat._find_modules(utils)
+    assert utils.get_installed_path('a-b') == os.path.join('site', 'a_b')
