@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.logging import MessageHub
 from mmrazor.registry import MODELS
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -304,6 +305,16 @@ def test_nothing_of_a_segmentor_is_computed(monkeypatch):
     monkeypatch.setattr(counting, 'run_step', step)
     step_cost(training(distillation()))
     assert len(modes) == 1 and isinstance(modes[0], FakeTensorMode)
+
+
+def test_detector_that_resizes_its_batches_runs_as_in_its_first_iteration():
+    MessageHub.get_instance('no training')
+    config = get_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py')
+    cost = step_cost(config, size=(64, 96))
+    # Backward is twice forward, but for the gradient of the image.
+    stem = 12 * 24 * 9 * 32 * 48
+    forward = cost['student']['flops']
+    assert cost['flops']['step'] == 3 * forward - stem
 
 
 def test_pixels_that_are_chosen_by_their_loss_are_computed():

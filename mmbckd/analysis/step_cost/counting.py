@@ -14,7 +14,7 @@ import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
@@ -153,6 +153,9 @@ def run_step(
     mode: FakeTensorMode | None = None,
 ) -> tuple[_Meter, dict]:
     """Run a step; what was met on the way, and the backward pass's FLOPs."""
+    hub = MessageHub.get_current_instance()
+    if hub.get_info('iter') is None:  # YOLOX resizes batches by it
+        hub.update_info('iter', 0)
     meter = _Meter(model)
     with (
         DefaultScope.overwrite_default_scope(scope),
