@@ -547,7 +547,7 @@ def _patch_max_mmcv(spec: ModuleSpec) -> str | None:
 # 7. The maintained fork: `mim train mmrazor`, `_base_ = 'mmseg::...'`
 #
 # * Its mim takes the folder of the first file that a package has installed for
-#   its module. That is the metadata if these are called mmrazor-1.0.0.dist-info
+#   its module. That is the metadata if it is called mmrazor-1.0.0.dist-info
 #   ('-' comes before '/'), and __pycache__ if a wheel has modules outside of
 #   packages, as this one.
 # * Its mmengine looks for the configs of mmseg in the distribution
