@@ -98,9 +98,11 @@ class ContextRelationLoss(nn.Module):
 
     def _weight(self) -> float:
         """The weight in this iteration."""
+        if not self.warmup:
+            return self.loss_weight
         hub = MessageHub.get_current_instance()
         total = hub.get_info('max_iters')
-        if not self.warmup or total is None:
+        if total is None:
             return self.loss_weight
         done = (hub.get_info('iter') + 1) / (self.warmup * total)
         return self.loss_weight * min(1.0, done)
