@@ -159,6 +159,14 @@ class Choice:
                         found.problems['classifier'],
                     )
 
+    def _choose_finest(self, key: str, levels: Sequence[FeatureMap]) -> None:
+        finest = min(range(len(levels)), key=lambda i: levels[i].stride)
+        self._set(
+            key,
+            _level(finest),
+            f'The finest level of the neck: {listed([levels[finest]])}.',
+        )
+
     def _choose_map_of_queries(self) -> None:
         """The finest level of the student's neck; the teacher has no neck."""
         self.comments['boundary.teacher'] = 'The instances of its queries.'
@@ -173,14 +181,7 @@ class Choice:
                 found.problems['neck'],
             )
             return
-        finest = min(
-            range(len(found.neck)), key=lambda i: found.neck[i].stride
-        )
-        self._set(
-            'context.student',
-            _level(finest),
-            f'The finest level of the neck: {listed([found.neck[finest]])}.',
-        )
+        self._choose_finest('context.student', found.neck)
 
     def _choose_levels(self) -> None:
         """The levels of the necks of detectors."""
@@ -199,12 +200,7 @@ class Choice:
                 self.stages['teacher'].problems['neck'],
             )
             return
-        finest = _finest(teacher)
-        self._set(
-            'boundary.teacher',
-            _level(finest),
-            f'The finest level of the neck: {listed([teacher[finest]])}.',
-        )
+        self._choose_finest('boundary.teacher', teacher)
         if not student:
             return
         of_student, of_teacher = (
@@ -262,10 +258,6 @@ def _joined(numbers: Sequence[int]) -> str:
     if len(numbers) > 1 and len(set(numbers)) == 1:
         return f'{len(numbers)} x {numbers[0]}'
     return ', '.join(map(str, numbers))
-
-
-def _finest(levels: Sequence[FeatureMap]) -> int:
-    return min(range(len(levels)), key=lambda i: levels[i].stride)
 
 
 def _level(index: int) -> dict:

@@ -308,7 +308,7 @@ def test_nothing_of_a_segmentor_is_computed(monkeypatch):
 
 
 def test_detector_that_resizes_its_batches_runs_as_in_its_first_iteration():
-    MessageHub.get_instance('no training')
+    MessageHub.get_instance('cost of a detector')
     config = get_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py')
     cost = step_cost(config, size=(64, 96))
     # Backward is twice forward, but for the gradient of the image.

@@ -257,7 +257,7 @@ def test_weight_of_the_context_grows_over_a_share_of_the_training(tmp_path):
 
 
 def test_context_has_its_whole_weight_outside_of_a_training():
-    MessageHub.get_instance('no training')
+    MessageHub.get_instance('context outside of a training')
     loss = build(type='ContextRelationLoss', warmup=1.0)
     model = Related(loss)
     expected = relation_kl(model.map, model.teacher)
