@@ -8,5 +8,6 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     teacher='{{fileDirname}}/../mmseg/fpn_efficientnet-lite2_fpn_efficientnet-lite0/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.py',
     teacher_ckpt='{{fileDirname}}/../mmseg/fpn_efficientnet-lite2_fpn_efficientnet-lite0/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.pth',
-    distiller={{_base_.bckd}},
+    # A trained student needs no warm-up.
+    distiller=dict(_base_.bckd, context=dict(_base_.bckd.context, warmup=0.0)),
 )

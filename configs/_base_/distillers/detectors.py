@@ -67,6 +67,33 @@ pkd_dense = dict(
     },
 )
 
+# Where the student's FPN is narrower, its 64 channels are led to the teacher's
+# 128.
+pkd_narrow = dict(
+    pkd,
+    connectors={
+        level: dict(
+            type='ConvModuleConnector',
+            in_channel=64,
+            out_channel=128,
+            act_cfg=None,
+        )
+        for level in levels
+    },
+    loss_forward_mappings={
+        level: dict(
+            preds_S=dict(
+                from_student=True,
+                recorder='fpn',
+                data_idx=i,
+                connector=level,
+            ),
+            preds_T=dict(from_student=False, recorder='fpn', data_idx=i),
+        )
+        for i, level in enumerate(levels)
+    },
+)
+
 # Of the three levels of a PAFPN, which has as many channels as the detector is
 # wide: the student's are led to the teacher's 256.
 pafpn = levels[:3]
@@ -86,16 +113,7 @@ pkd_pafpn = dict(
         level: dict(type='PKDLoss', loss_weight=10) for level in pafpn
     },
     loss_forward_mappings={
-        level: dict(
-            preds_S=dict(
-                from_student=True,
-                recorder='fpn',
-                data_idx=i,
-                connector=level,
-            ),
-            preds_T=dict(from_student=False, recorder='fpn', data_idx=i),
-        )
-        for i, level in enumerate(pafpn)
+        level: pkd_narrow['loss_forward_mappings'][level] for level in pafpn
     },
 )
 pkd_pafpn_tiny = dict(

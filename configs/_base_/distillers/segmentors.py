@@ -22,6 +22,8 @@ bckd = dict(
         max_tokens=8192,
         tau=0.1,
         loss_weight=0.6,
+        # At full weight from the start it can bury a rare class for good.
+        warmup=0.1,
     ),
 )
 

@@ -9,5 +9,6 @@ model = dict(
     architecture={{_base_.model}},
     teacher='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.py',
     teacher_ckpt='{{fileDirname}}/fpn_efficientnet-lite2_1xb8-1k_camvid-240x320.pth',
-    distiller={{_base_.bckd}},
+    # What this schedule was run with has no warm-up.
+    distiller=dict(_base_.bckd, context=dict(_base_.bckd.context, warmup=0.0)),
 )
