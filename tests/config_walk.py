@@ -44,6 +44,7 @@ TERMS = {
     'bckd-cd': {'loss_cd'},
     'bckd-cwd': BCKD | {'loss_cwd'},
     'bckd-features': BCKD,
+    'bckd-features-cwd': BCKD | {'loss_cwd'},
     'bckd-kd': BCKD | {'loss_kd'},
     'bckd-label': BCKD,
     'bckd-pkd': BCKD | PKD,

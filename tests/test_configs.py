@@ -124,16 +124,20 @@ LOGIT_STRIDES = {
     'stdc2_stdc1': (8, 8),
     'qat': (4, 4),
 }
-# Students whose terms are on features: the channels of their backbones, of
-# strides 4 to 32, and of what the classifiers of teacher and student see.
+# Students whose terms are on features: the channels and strides of their
+# backbones, and the channels of what the classifiers of teacher and student
+# see.
+STRIDES = (4, 8, 16, 32)
 FEATURES = {
-    'quickstart': ((8, 16, 32, 64), 32, 16),
-    'fpn_r50_fpn_r18': ((32, 64, 128, 256), 64, 32),
+    'quickstart': (tuple(zip((8, 16, 32, 64), STRIDES)), 32, 16),
+    'fpn_r50_fpn_r18': (tuple(zip((32, 64, 128, 256), STRIDES)), 64, 32),
     'fpn_efficientnet-lite2_fpn_efficientnet-lite0': (
-        (24, 40, 112, 320),
+        tuple(zip((24, 40, 112, 320), STRIDES)),
         64,
         32,
     ),
+    # The first is what the auxiliary head reads.
+    'fpn_efficientnet-lite2_ddrnet_23-slim': (((64, 8), (128, 8)), 64, 64),
 }
 
 
@@ -210,7 +214,7 @@ def intended_maps(path: Path, size: tuple) -> dict:
         for loss in terms(path)
         for side, of_side in (('student', student), ('teacher', teacher))
     }
-    on_features = kind(path) == 'bckd-features' or (
+    on_features = kind(path).startswith('bckd-features') or (
         kind(path).startswith('bckd')
         and folder in ('quickstart', 'fpn_r50_fpn_r18')
     )
@@ -219,16 +223,17 @@ def intended_maps(path: Path, size: tuple) -> dict:
         maps['loss_bd', 'student'] = (
             'ModuleOutputs',
             'backbone',
-            [shape(c, stride) for c, stride in zip(backbone, (4, 8, 16, 32))],
+            [shape(*stage) for stage in backbone],
         )
-        for side, channels in (
-            ('teacher', seen_by_teacher),
-            ('student', seen_by_student),
+        for side, channels, stride in zip(
+            ('teacher', 'student'),
+            (seen_by_teacher, seen_by_student),
+            LOGIT_STRIDES[folder],
         ):
             maps['loss_cd', side] = (
                 'ModuleInputs',
                 'decode_head.conv_seg',
-                [shape(channels, 4)],
+                [shape(channels, stride)],
             )
     if kind(path) in ('mgd', 'pkd'):
         maps = {

@@ -81,6 +81,11 @@ MAPS = {
     'mask-rcnn_swin-s_mask-rcnn_r50': (R50, P2_TO_P6, P2_TO_P6),
     # Of Mask2Former no neck but the map that its masks are products of.
     'mask2former_r50_mask-rcnn_r50': (R50, P2_TO_P6, {4: 256}),
+    'mask-rcnn_efficientnet-lite2_mask-rcnn_efficientnet-lite0': (
+        {4: 24, 8: 40, 16: 112, 32: 320},
+        dict.fromkeys(P2_TO_P6, 64),
+        dict.fromkeys(P2_TO_P6, 128),
+    ),
     'mask-rcnn_r18_mask-rcnn_r18-w16': (
         {4: 16, 8: 32, 16: 64, 32: 128},
         dict.fromkeys(P2_TO_P6, 64),
