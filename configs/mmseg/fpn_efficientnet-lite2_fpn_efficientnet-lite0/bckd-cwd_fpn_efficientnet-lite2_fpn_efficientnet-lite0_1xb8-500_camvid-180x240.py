@@ -1,4 +1,0 @@
-# BCKD beside another distillation loss.
-_base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0_1xb8-500_camvid-180x240.py'
-
-model = dict(distiller={{_base_.cwd}})
