@@ -548,6 +548,18 @@ def test_differences_are_paired_by_the_seeds_that_both_have(toy):
     json.dumps(summary, allow_nan=False)
 
 
+def test_rivals_are_compared_once(toy):
+    summary = table_of(toy, {}, [0], rival=['BCKD', 'CWD'])
+    paired = {
+        row['title']: list(row['paired'])
+        for row in summary['rows']
+        if 'paired' in row
+    }
+    first, second = (t for t in paired if t in ('BCKD', 'CWD'))
+    assert paired[first] == ['student']
+    assert paired[second] == ['student', first]
+
+
 def test_interval_that_holds_0_is_not_marked(toy):
     values = {('student', 0): 40.0, ('student', 1): 40.0}
     values |= {('BCKD', 0): 41.0, ('BCKD', 1): 40.5}

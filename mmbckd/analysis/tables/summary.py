@@ -151,10 +151,11 @@ def _pair(
                     over_seeds(pair.teacher, metric),
                     over_seeds(pair.student, metric, 'std') or 0.0,
                 )
+            # Two rivals are compared once.
+            others = rivals[: rivals.index(row)] if row in rivals else rivals
             summary['paired'] = {
                 rival.title: _paired(runs[row], runs[rival])
-                for rival in (pair.student, *rivals)
-                if rival is not row
+                for rival in (pair.student, *others)
             }
         yield summary
 
