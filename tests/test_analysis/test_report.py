@@ -382,24 +382,35 @@ def test_picked_images_are_those_of_the_greatest_gains_and_losses():
     scores = np.random.default_rng(0).random((30, 3))
     scores[[3, 7], [0, 2]] = np.nan
     picks = pick_images(scores, 1, 9)
-    expected = []
-    for run in (0, 2):
-        gains = {
-            i: s[run] - s[1]
-            for i, s in enumerate(scores)
-            if not np.isnan(s).any()
-        } | {
-            i: scores[i, run] - scores[i, 1]
-            for i in (3, 7)
-            if not np.isnan(scores[i, run])
-        }
-        order = sorted(gains, key=gains.get)
-        expected += [(i, run) for i in order[:-3:-1]]
-        expected += [(i, run) for i in order[:2]]
-    assert [(p.index, p.run) for p in picks] == expected
+    kinds = [(run, sign) for run in (0, 2) for sign in (1, -1)]
+    shown = set()
+    expected = {kind: [] for kind in kinds}
+    for rank in range(30):
+        for run, sign in kinds:
+            gains = {
+                i: sign * (s[run] - s[1])
+                for i, s in enumerate(scores)
+                if not np.isnan([s[run], s[1]]).any()
+            }
+            if len(shown) < 9:
+                i = sorted(gains, key=gains.get, reverse=True)[rank]
+                expected[run, sign].append(i)
+                shown.add(i)
+    assert [(p.index, p.run) for p in picks] == [
+        (i, run) for run, sign in kinds for i in expected[run, sign]
+    ]
+    assert len({p.index for p in picks}) == 9
     assert all(
         p.gain == scores[p.index, p.run] - scores[p.index, 1] for p in picks
     )
+
+
+def test_images_that_runs_share_count_once():
+    """Both others gain most on the same image."""
+    scores = np.array([[0, 5, 5], [0, 4, 3], [0, 3, 4], [0, -1, -1]])
+    picks = pick_images(scores, 0, 4)
+    assert {p.index for p in picks} == {0, 1, 2, 3}
+    assert {p.index for p in pick_images(scores, 0, 1)} == {0, 3}
 
 
 def test_run_that_only_gains_has_no_losses_to_show():
@@ -686,6 +697,21 @@ def test_page_says_what_a_crashed_run_lacks(parsed):
     text = ' '.join(parsed.text.split())
     assert 'No predictions of crashed: it has no checkpoint' in text
     assert parsed.row('alone')[1:3] == ['4 of 4 iterations', 'iter_4.pth']
+
+
+def test_config_with_its_checkpoint_alone_is_not_called_unfinished(
+    runs, tmp_path
+):
+    (file,) = Path(runs[0][0]).glob('*.py')
+    shutil.copy(file, tmp_path / 'shipped.py')
+    shutil.copy(f'{runs[0][0]}/iter_4.pth', tmp_path / 'shipped.pth')
+    out = write_report(
+        [tmp_path / 'shipped.py'],
+        str(tmp_path / 'out.html'),
+        draw_images=False,
+    )
+    row = StrictPage(Path(out).read_text()).row('shipped')
+    assert row[1:3] == ['No log of its training', 'shipped.pth']
 
 
 def test_page_shows_the_configs_difference(parsed):

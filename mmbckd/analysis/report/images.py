@@ -211,36 +211,43 @@ def score(
 def pick_images(scores: ndarray, base: int, num_images: int) -> list[Pick]:
     """Pick the images on which runs differ most from one of them, both ways.
 
-    Every other run gets as many images, at least one, on which it gains most
-    and as many on which it loses most.
+    The image on which a run gains most and that on which it loses most are
+    picked for every other run, then those that come second, and so on, until
+    there are enough different images.
 
     Args:
         scores (ndarray): A score of each image and run, NaN where there is
             none.
         base (int): The run to compare with.
-        num_images (int): How many images to share out.
+        num_images (int): How many different images to pick; more, if the
+            first of each run are more.
 
     Returns:
         list[Pick]: By run; of each first the gains, the greatest first, then
-        the losses, the greatest first. Fewer if a run has fewer of them.
+        the losses, the greatest first. Fewer images if runs differ on fewer.
 
     Shape:
         - scores: (N, M), of M runs
     """
     others = [run for run in range(scores.shape[1]) if run != base]
-    share = max(1, num_images // (2 * max(1, len(others))))
-    picks = []
-    for run in others:
-        gains = scores[:, run] - scores[:, base]
-        for sign in (1, -1):
-            # NaN comes last; of equals, the first image comes first.
-            order = np.argsort(-sign * gains, kind='stable')[:share]
-            picks += [
-                Pick(int(i), run, float(gains[i]))
-                for i in order
-                if sign * gains[i] > 0
-            ]
-    return picks
+    kinds = [(run, sign) for run in others for sign in (1, -1)]
+    gains = {run: scores[:, run] - scores[:, base] for run in others}
+    # NaN comes last; of equals, the first image comes first.
+    orders = {
+        (run, sign): np.argsort(-sign * gains[run], kind='stable').tolist()
+        for run, sign in kinds
+    }
+    picks: dict[tuple, list[Pick]] = {kind: [] for kind in kinds}
+    picked: set[int] = set()
+    for rank in range(len(scores)):
+        for run, sign in kinds:
+            if rank > 0 and len(picked) >= num_images:
+                break
+            i = orders[run, sign][rank]
+            if sign * gains[run][i] > 0:
+                picks[run, sign].append(Pick(i, run, float(gains[run][i])))
+                picked.add(i)
+    return [pick for kind in kinds for pick in picks[kind]]
 
 
 def _score_all(predictor: Predictor, index: int) -> list[Scores]:

@@ -56,8 +56,8 @@ def write_report(
             None: shortened names of the work directories.
         baseline (str, optional): The title of the run that the others are
             compared with. Defaults to None: the first.
-        num_images (int): How many validation images to show, shared out
-            among the runs. Defaults to 8.
+        num_images (int): How many validation images to show, those on which
+            runs differ most. Defaults to 8.
         max_images (int): How many validation images, evenly spaced, to look
             at. Defaults to 200.
         device (str, optional): Where the models are run. Defaults to None:
