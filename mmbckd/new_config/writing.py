@@ -403,10 +403,24 @@ def _text(
         assignment('_base_', [student]),
         *_imports_and_hooks(student_cfg),
     ]
+    architecture = '{{_base_.model}}'
+    if student_cfg.get('load_from'):
+        parts += [
+            comment(
+                'The student begins with these. As `load_from` they would '
+                'have to be those of the whole distillation.'
+            ),
+            assignment(
+                'student_weights',
+                dict(type='Pretrained', checkpoint=Code('_base_.load_from')),
+            ),
+            assignment('load_from', None),
+        ]
+        architecture = 'dict(_base_.model, init_cfg=student_weights)'
     model = dict(
         _delete_=True,
         type='mmrazor.FrozenTeacherDistill',
-        architecture=Code('{{_base_.model}}'),
+        architecture=Code(architecture),
         teacher=teacher,
         teacher_ckpt=checkpoint,
         distiller=choice.distiller,

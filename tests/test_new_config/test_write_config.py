@@ -52,7 +52,13 @@ def data(tmp_path_factory):
 def _here(tmp_path, data, monkeypatch):
     (tmp_path / 'data').symlink_to(data / 'data')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
+    load = PretrainedInit.__call__
+
+    def load_file(self, module):
+        if Path(self.checkpoint).is_file():  # and not a download
+            load(self, module)
+
+    monkeypatch.setattr(PretrainedInit, '__call__', load_file)
 
 
 def write_plain(file, model, **more):
@@ -133,6 +139,25 @@ def test_student_from_scratch_learns_features_of_a_mask2former(tmp_path):
             'decode_head.pixel_decoder',
         ),
     }
+
+
+def test_student_begins_at_the_weights_that_its_config_loads(tmp_path):
+    cfg = Config.fromfile(MMSEG / FAST_SCNN)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        weights = build_model(cfg.model).state_dict()
+    torch.save(weights, 'fast_scnn.pth')
+    student = Path('student.py')
+    student.write_text(
+        f"_base_ = 'mmseg::{FAST_SCNN}'\n"
+        "load_from = '{{fileDirname}}/fast_scnn.pth'\n"
+        'optim_wrapper = dict(optimizer=dict(lr=0.0, weight_decay=0.0))\n'
+        'param_scheduler = None\n'
+    )
+    written = write_config(str(student), f'mmseg::fcn/fcn_r18-d8_{SCHEDULE}')
+    witness = train_a_step(written, test_configs.one_small_step, tmp_path)
+    witness.check_losses(BCKD | {'loss_cwd'})
+    for name, parameter in witness.student.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
 
 
 @pytest.mark.parametrize(
