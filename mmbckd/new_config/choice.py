@@ -28,19 +28,30 @@ class Choice:
     """What is compared of a student and a teacher, and why.
 
     The modules are chosen by the rules that this package's own configs
-    follow, with the weights of those. Segmentors: both terms compare the class
-    logits, and channel-wise distillation (CWD) beside them says which class is
-    which. Detectors: the boundary head is on the student's backbone, pixels
-    are alike as the finest level of the teacher's neck is, and context is
-    that of the levels of both necks. Where the teacher finds instances by
-    queries, pixels are alike that belong to one query, and context is that of
-    the map that all masks are products of.
+    follow, with the weights of those:
+
+    - Segmentors whose student is pretrained: both terms compare the class
+      logits, and channel-wise distillation (CWD) beside them says which class
+      is which.
+    - Segmentors whose student is trained from scratch: the boundary head is on
+      the student's backbone, pixels are alike as the teacher's class logits
+      are, and context is that of what the classifiers take in. A teacher that
+      classifies masks has the map that these are products of.
+    - Detectors: the boundary head is on the student's backbone, pixels are
+      alike as the finest level of the teacher's neck is, and context is that
+      of the levels of both necks.
+    - Detectors whose teacher finds instances by queries: pixels are alike that
+      belong to one query, and context is that of the map that all masks are
+      products of.
+
     What cannot be chosen so has the module :data:`TO_BE_SET`.
 
     Args:
         library (str): 'mmseg' or 'mmdet', which both are of.
         student (BaseModel): The student.
         teacher (BaseModel): The teacher.
+        pretrained (bool): Whether the student's training begins with weights
+            that were learned. Those of detectors get the same either way.
 
     Attributes:
         distiller (dict): The config of the distiller.
@@ -53,34 +64,33 @@ class Choice:
     """
 
     def __init__(
-        self, library: str, student: BaseModel, teacher: BaseModel
+        self,
+        library: str,
+        student: BaseModel,
+        teacher: BaseModel,
+        pretrained: bool,
     ) -> None:
         zoo = Config.fromfile(BASE / _DISTILLERS[library])
-        self.distiller = zoo.bckd.to_dict()
         self.comments: dict[str, str] = {}
         self.todo: list[str] = []
         self.stages = dict(
             student=read_stages(student, training=True),
             teacher=read_stages(teacher),
         )
-        if library == 'mmseg':
-            self.distiller['logits'] = zoo.cwd.logits.to_dict()
-            self.comments['logits.type'] = (
-                'Channel-wise distillation; the other two do not know which '
-                'class is which.'
-            )
-            self._choose_classifiers(student=student, teacher=teacher)
+        if library == 'mmseg' and pretrained:
+            self.distiller = dict(zoo.bckd.to_dict(), **zoo.cwd.to_dict())
+            self._choose_logits(student, teacher)
+        elif library == 'mmseg':
+            self.distiller = zoo.bckd_features.to_dict()
+            self._choose_features(student, teacher)
         elif isinstance(teacher, MaskFormer):
             self.distiller = zoo.bckd_queries.to_dict()
-            self._choose_backbone(read_stages(student).backbone)
+            self._choose_backbone(student)
             self._choose_map_of_queries()
         else:
-            self._choose_backbone(read_stages(student).backbone)
+            self.distiller = zoo.bckd.to_dict()
+            self._choose_backbone(student)
             self._choose_levels()
-            self.comments['boundary.source'] = (
-                "Pixels are alike as the teacher's features are; "
-                "source='label' and teacher='gt_instances' would go by masks."
-            )
         pixels = self.distiller['context']['max_tokens']
         self.comments['context.max_tokens'] = (
             f'Maps of more than {pixels} pixels are pooled.'
@@ -104,7 +114,7 @@ class Choice:
             f'Set `{key}` by hand: expected {wanted}, but {came}.'
         )
 
-    def _choose_backbone(self, in_inference: Sequence[FeatureMap]) -> None:
+    def _choose_backbone(self, student: BaseModel) -> None:
         """The student's stages, for the boundary head."""
         found = self.stages['student']
         key = 'boundary.student'
@@ -122,7 +132,7 @@ class Choice:
                 'list of its modules would give the boundary head more.'
             )
         self._set(key, 'backbone', comment)
-        if found.backbone != in_inference:
+        if found.backbone != read_stages(student).backbone:
             # The distiller would read the channels of inference.
             self._set(
                 'boundary.in_channels',
@@ -131,33 +141,77 @@ class Choice:
                 'inference.',
             )
 
-    def _choose_classifiers(self, **models: BaseModel) -> None:
+    def _choose_logits(self, student: BaseModel, teacher: BaseModel) -> None:
         """What the classifiers of segmentors put out."""
-        for side, found in self.stages.items():
+        self.comments['logits.type'] = (
+            'Channel-wise distillation; the other two do not know which class '
+            'is which.'
+        )
+        for side, model in (('student', student), ('teacher', teacher)):
             for term in ('boundary', 'context', 'logits'):
-                key = f'{term}.{side}'
-                if term == 'logits' and found.classifier == CLASSIFIER:
-                    continue  # its default
-                if found.classifier:
-                    self._set(
-                        key,
-                        found.classifier,
-                        f'The class logits: {listed(found.logits)}.',
-                    )
-                elif isinstance(
-                    getattr(models[side], 'decode_head', None), MaskFormerHead
+                if (
+                    term == 'logits'
+                    and self.stages[side].classifier == CLASSIFIER
                 ):
-                    self._set(
-                        key,
-                        dict(type='MaskClassLogits', source='decode_head'),
-                        'The class logits that its queries amount to.',
-                    )
-                else:
-                    self._leave(
-                        key,
-                        f"the {side}'s class logits",
-                        found.problems['classifier'],
-                    )
+                    continue  # its default
+                self._choose_output(f'{term}.{side}', model)
+
+    def _choose_features(self, student: BaseModel, teacher: BaseModel) -> None:
+        """The student's stages, and what the classifiers take in."""
+        self.comments['type'] = (
+            'No pretrained weights: both terms on features, and no CWD, which '
+            'held such a student (DDRNet-23-slim) back.'
+        )
+        self._choose_backbone(student)
+        self._choose_output('boundary.teacher', teacher)
+        self._choose_input('context.student', student)
+        self._choose_input('context.teacher', teacher)
+
+    def _choose_output(self, key: str, model: BaseModel) -> None:
+        """What the classifier of a segmentor puts out."""
+        side = key.rpartition('.')[2]
+        found = self.stages[side]
+        if found.classifier:
+            self._set(
+                key,
+                found.classifier,
+                f'The class logits: {listed(found.logits)}.',
+            )
+        elif _classifies_masks(model):
+            self._set(
+                key,
+                dict(type='MaskClassLogits', source='decode_head'),
+                'The class logits that its queries amount to.',
+            )
+        else:
+            self._leave(
+                key,
+                f"the {side}'s class logits",
+                found.problems['classifier'],
+            )
+
+    def _choose_input(self, key: str, model: BaseModel) -> None:
+        """What the classifier of a segmentor takes in."""
+        side = key.rpartition('.')[2]
+        found = self.stages[side]
+        if found.classifier:
+            self._set(
+                key,
+                dict(type='ModuleInputs', source=found.classifier),
+                f'What the classifier takes in: {listed(found.features)}.',
+            )
+        elif _classifies_masks(model):
+            self._set(
+                key,
+                _level(0, 'decode_head.pixel_decoder'),
+                'The map that its masks are products of.',
+            )
+        else:
+            self._leave(
+                key,
+                f"what the {side}'s classifier takes in",
+                found.problems['classifier'],
+            )
 
     def _choose_finest(self, key: str, levels: Sequence[FeatureMap]) -> None:
         finest = min(range(len(levels)), key=lambda i: levels[i].stride)
@@ -185,6 +239,10 @@ class Choice:
 
     def _choose_levels(self) -> None:
         """The levels of the necks of detectors."""
+        self.comments['boundary.source'] = (
+            "Pixels are alike as the teacher's features are; source='label' "
+            "and teacher='gt_instances' would go by masks."
+        )
         for side, found in self.stages.items():
             if not found.neck:
                 self._leave(
@@ -260,5 +318,10 @@ def _joined(numbers: Sequence[int]) -> str:
     return ', '.join(map(str, numbers))
 
 
-def _level(index: int) -> dict:
-    return dict(type='ModuleOutputs', source='neck', data_idx=index)
+def _level(index: int, source: str = 'neck') -> dict:
+    return dict(type='ModuleOutputs', source=source, data_idx=index)
+
+
+def _classifies_masks(model: BaseModel) -> bool:
+    """Whether a segmentor is a MaskFormer or Mask2Former."""
+    return isinstance(getattr(model, 'decode_head', None), MaskFormerHead)

@@ -109,7 +109,7 @@ def write_config(
         models = [_build(cfg) for cfg in (student_cfg, teacher_cfg)]
         datasets = [_dataset(cfg) for cfg in (student_cfg, teacher_cfg)]
         check_num_classes(models[0], datasets[0])
-        choice = Choice(library, *models)
+        choice = Choice(library, *models, _is_pretrained(student_cfg))
         note = _normalization_note(*models)
     todo = [
         *choice.todo,
@@ -235,13 +235,30 @@ def _build(cfg: Config) -> BaseModel:
         ) from error
 
 
-def _leave_out_weights(node: dict | Sequence) -> None:
+def _leave_out_weights(model: dict) -> None:
     """Turn off what loads weights while a model is built."""
-    for child in node.values() if isinstance(node, dict) else node:
-        if isinstance(child, (dict, list)):
-            _leave_out_weights(child)
-    if isinstance(node, dict) and node.get('pretrained'):
-        node['pretrained'] = False if node['pretrained'] is True else None
+    for part in _dicts(model):
+        if part.get('pretrained'):
+            part['pretrained'] = False if part['pretrained'] is True else None
+
+
+def _is_pretrained(cfg: Config) -> bool:
+    """Whether a config names weights that its training begins with."""
+    return bool(cfg.get('load_from')) or any(
+        part.get('pretrained')
+        or (part.get('type') == 'Pretrained' and part.get('checkpoint'))
+        for part in _dicts(cfg.model)
+    )
+
+
+def _dicts(node: object) -> Iterator[dict]:
+    """All dicts in a part of a config, the outer ones first."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _dicts(child)
 
 
 def _dataset(cfg: Config) -> BaseDataset | None:
@@ -386,10 +403,24 @@ def _text(
         assignment('_base_', [student]),
         *_imports_and_hooks(student_cfg),
     ]
+    architecture = '{{_base_.model}}'
+    if student_cfg.get('load_from'):
+        parts += [
+            comment(
+                'The student begins with these. As `load_from` they would '
+                'have to be those of the whole distillation.'
+            ),
+            assignment(
+                'student_weights',
+                dict(type='Pretrained', checkpoint=Code('_base_.load_from')),
+            ),
+            assignment('load_from', None),
+        ]
+        architecture = 'dict(_base_.model, init_cfg=student_weights)'
     model = dict(
         _delete_=True,
         type='mmrazor.FrozenTeacherDistill',
-        architecture=Code('{{_base_.model}}'),
+        architecture=Code(architecture),
         teacher=teacher,
         teacher_ckpt=checkpoint,
         distiller=choice.distiller,

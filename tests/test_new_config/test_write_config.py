@@ -19,7 +19,7 @@ from mmbckd.new_config import write_config
 from mmbckd.new_config.choice import TO_BE_SET, Choice
 from mmbckd.new_config.stages import read_stages
 from tests import test_configs, test_configs_mmdet
-from tests.config_walk import Witness
+from tests.config_walk import BCKD, Witness
 from tests.data_layouts import write_cityscapes
 from tests.data_layouts_coco import write_coco
 from tests.detectors import query_detector
@@ -36,6 +36,8 @@ CONFIGS = ROOT / 'configs'
 MMSEG = Path(mmseg.__file__).parent / '.mim/configs'
 PUBLISHED = 'https://'  # by OpenMMLab or the maintained fork
 SCHEDULE = '4xb2-80k_cityscapes-512x1024.py'
+# Trained from scratch by upstream.
+FAST_SCNN = 'fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +52,13 @@ def data(tmp_path_factory):
 def _here(tmp_path, data, monkeypatch):
     (tmp_path / 'data').symlink_to(data / 'data')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
+    load = PretrainedInit.__call__
+
+    def load_file(self, module):
+        if Path(self.checkpoint).is_file():  # and not a download
+            load(self, module)
+
+    monkeypatch.setattr(PretrainedInit, '__call__', load_file)
 
 
 def write_plain(file, model, **more):
@@ -73,27 +81,37 @@ def train_a_step(written, smaller, folder):
 
 
 @pytest.mark.parametrize(
-    'student, teacher',
+    'student, teacher, losses',
     [
-        (f'fcn/fcn_r18-d8_{SCHEDULE}', f'upernet/upernet_r50_{SCHEDULE}'),
-        # The teacher has a cascade of heads.
+        (
+            f'fcn/fcn_r18-d8_{SCHEDULE}',
+            f'upernet/upernet_r50_{SCHEDULE}',
+            BCKD | {'loss_cwd'},
+        ),
+        # From scratch. The teacher has a cascade of heads.
         (
             'bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py',
             'ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024.py',
+            BCKD,
         ),
+        # From scratch.
         (
             'stdc/stdc1_4xb12-80k_cityscapes-512x1024.py',
             'segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py',
+            BCKD,
         ),
         # Its backbone puts out more in training.
         (
             'ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py',
             f'fcn/fcn_r18-d8_{SCHEDULE}',
+            BCKD | {'loss_cwd'},
         ),
     ],
     ids=['fcn-upernet', 'bisenetv2-ocrnet', 'stdc-segformer', 'ddrnet-fcn'],
 )
-def test_segmentors_that_no_config_names_train(student, teacher, tmp_path):
+def test_segmentors_that_no_config_names_train(
+    student, teacher, losses, tmp_path
+):
     written = write_config(f'mmseg::{student}', f'mmseg::{teacher}')
     assert written.file == f'bckd_{Path(student).name}'
     assert not written.todo
@@ -101,7 +119,45 @@ def test_segmentors_that_no_config_names_train(student, teacher, tmp_path):
         PUBLISHED
     )
     witness = train_a_step(written, test_configs.one_small_step, tmp_path)
-    witness.check_losses({'loss_bd', 'loss_cd', 'loss_cwd'})
+    witness.check_losses(losses)
+
+
+def test_student_from_scratch_learns_features_of_a_mask2former(tmp_path):
+    teacher = write_plain('queries.py', query_segmentor(num_classes=19))
+    written = write_config(f'mmseg::{FAST_SCNN}', teacher)
+    assert not any('by hand' in task for task in written.todo)
+    witness = train_a_step(written, test_configs.one_small_step, tmp_path)
+    witness.check_losses(BCKD)
+    assert {compared: maps[:2] for compared, maps in witness.maps.items()} == {
+        ('loss_bd', 'student'): ('ModuleOutputs', 'backbone'),
+        ('loss_bd', 'teacher'): ('MaskClassLogits', 'decode_head'),
+        ('loss_cd', 'student'): ('ModuleInputs', 'decode_head.conv_seg'),
+        # Its masks are products of this map, as the logits of a classifier
+        # are of what it takes in.
+        ('loss_cd', 'teacher'): (
+            'ModuleOutputs',
+            'decode_head.pixel_decoder',
+        ),
+    }
+
+
+def test_student_begins_at_the_weights_that_its_config_loads(tmp_path):
+    cfg = Config.fromfile(MMSEG / FAST_SCNN)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        weights = build_model(cfg.model).state_dict()
+    torch.save(weights, 'fast_scnn.pth')
+    student = Path('student.py')
+    student.write_text(
+        f"_base_ = 'mmseg::{FAST_SCNN}'\n"
+        "load_from = '{{fileDirname}}/fast_scnn.pth'\n"
+        'optim_wrapper = dict(optimizer=dict(lr=0.0, weight_decay=0.0))\n'
+        'param_scheduler = None\n'
+    )
+    written = write_config(str(student), f'mmseg::fcn/fcn_r18-d8_{SCHEDULE}')
+    witness = train_a_step(written, test_configs.one_small_step, tmp_path)
+    witness.check_losses(BCKD | {'loss_cwd'})
+    for name, parameter in witness.student.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
 
 
 @pytest.mark.parametrize(
@@ -143,12 +199,13 @@ def test_head_that_needs_a_large_image_is_read():
 # On pairs of the zoo
 
 # One of each, by the name of the teacher. A backbone alone has no classes to
-# choose by.
+# choose by. Of the students from scratch, the one with the default max_tokens.
 FAMILIES = {
     ' of '.join([path.parent.name.partition('_')[0], path.parts[-3]]): path
     for path in sorted(
         [
             *CONFIGS.glob('mmseg/*/bckd-cwd_*cityscapes*.py'),
+            *CONFIGS.glob('mmseg/*/bckd-features_*_ddrnet_23-slim_*.py'),
             *CONFIGS.glob('mmdet/*/bckd_*_coco.py'),
             *CONFIGS.glob('mmdet/*/bckd_*_coco_instance.py'),
         ]
@@ -171,12 +228,20 @@ def test_pairs_of_the_zoo_get_what_their_configs_have(family):
             teacher = build_model(query_segmentor(num_classes=19))
         if family == 'mask2former of mmdet':
             teacher = build_model(query_detector(num_classes=80))
-    choice = Choice(cfg.default_scope, student, teacher)
+    choice = Choice(
+        cfg.default_scope,
+        student,
+        teacher,
+        pretrained='bckd-features_' not in FAMILIES[family].name,
+    )
     assert not choice.todo
     assert choice.distiller == cfg.model.distiller.to_dict()
 
 
 # What a config says
+
+KAIMING = dict(type='Kaiming', layer='Conv2d')
+WEIGHTS = dict(type='Pretrained', checkpoint='weights.pth')
 
 
 @pytest.fixture
@@ -191,6 +256,42 @@ def pair(tmp_path):
         ),
         write_plain('teachers/large.py', dilated_segmentor()),
     )
+
+
+@pytest.mark.parametrize(
+    'options, is_pretrained',
+    [
+        ({}, False),
+        ({'model.pretrained': None}, False),
+        ({'model.pretrained': 'open-mmlab://resnet18_v1c'}, True),
+        ({'model.backbone.init_cfg': KAIMING}, False),
+        ({'model.backbone.init_cfg': dict(WEIGHTS, checkpoint='')}, False),
+        ({'model.backbone.init_cfg': WEIGHTS}, True),
+        ({'model.backbone.init_cfg': [KAIMING, WEIGHTS]}, True),
+        ({'model.init_cfg': WEIGHTS}, True),
+        ({'load_from': 'small.pth'}, True),
+    ],
+)
+def test_recipe_depends_on_whether_the_student_is_pretrained(
+    options, is_pretrained, pair
+):
+    student, teacher = pair
+    cfg = Config.fromfile(student)
+    cfg.merge_from_dict(options)
+    cfg.dump(student)
+    written = write_config(student, teacher)
+    distiller = Config.fromfile(written.file).model.distiller
+    assert set(distiller) == {
+        'type',
+        'boundary',
+        'context',
+        *(['logits'] if is_pretrained else []),
+    }
+    assert distiller.boundary.student == (
+        'decode_head.conv_seg' if is_pretrained else 'backbone'
+    )
+    comment = '# No pretrained weights: '
+    assert (comment in Path(written.file).read_text()) != is_pretrained
 
 
 def test_config_loads_from_anywhere_and_moves_with_its_files(
@@ -246,7 +347,15 @@ def test_checkpoint_has_to_be_the_teachers(pair):
     build_model(Config.fromfile(written.file).model)
 
 
-def test_what_no_rule_finds_is_left_to_be_set_and_refused(tmp_path):
+@pytest.mark.parametrize(
+    'load_from, came',
+    [
+        (None, 'it puts out a tensor of shape'),
+        ('weights.pth', 'its PointHead has no `conv_seg`'),
+    ],
+    ids=['from-scratch', 'pretrained'],
+)
+def test_what_no_rule_finds_is_left_to_be_set_and_refused(load_from, came):
     """Tokens instead of maps, and a head without classifier."""
     model = dilated_segmentor()
     model['backbone'] = dict(
@@ -262,15 +371,15 @@ def test_what_no_rule_finds_is_left_to_be_set_and_refused(tmp_path):
     head = model['decode_head']
     del head['num_convs'], head['concat_input']
     head.update(type='PointHead', in_index=[0], in_channels=[64])
-    student = write_plain('tokens.py', model)
+    student = write_plain('tokens.py', model, load_from=load_from)
     teacher = write_plain('maps.py', dilated_segmentor())
     written = write_config(student, teacher)
-    for key, came in (
-        ('boundary.student', 'its PointHead has no `conv_seg`'),
+    for key, reason in (
+        ('boundary.student', came),
         ('context.student', 'its PointHead has no `conv_seg`'),
     ):
         (task,) = (task for task in written.todo if f'`{key}`' in task)
-        assert came in task
+        assert reason in task
     cfg = Config.fromfile(written.file)
     assert cfg.model.distiller.boundary.student == TO_BE_SET
     cfg.model.teacher_ckpt = None
