@@ -437,7 +437,7 @@ def _may_use_tf32(student: Tensor, teacher: Tensor) -> bool:
     if student.dtype.itemsize == teacher.dtype.itemsize == 2:
         return True
     matmul = torch.backends.cuda.matmul
-    if hasattr(matmul, 'fp32_precision'):  # PyTorch >= 2.9
+    if hasattr(torch.backends, 'fp32_precision'):  # PyTorch >= 2.9
         return matmul.fp32_precision == 'tf32'
     return matmul.allow_tf32
 
