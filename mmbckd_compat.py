@@ -33,7 +33,7 @@ __all__ = ['install', 'patched', 'why_not']
 
 SWITCH = 'MMBCKD_NO_COMPAT'
 MMRAZOR = '1.0.0'
-MIN_TORCH = (2, 1)
+MIN_TORCH = (2, 7)
 MMENGINE = (0, 10)
 MAX_MMCV = '2.1.0'  # the newest that MMRazor accepts
 FORK_OF_MMCV = (2, 3)
@@ -167,7 +167,7 @@ def _unsupported(spec: ModuleSpec) -> str | None:
         except ImportError as error:
             return (
                 f'{name} cannot be imported ({error}); install it: `pip '
-                'install "mmengine>=0.10,<0.11" "torch>=2.1"`.'
+                'install "mmengine>=0.10,<0.11" "torch>=2.7"`.'
             )
     if (
         found['mmrazor'] == MMRAZOR
@@ -177,9 +177,9 @@ def _unsupported(spec: ModuleSpec) -> str | None:
         return None
     have = ', '.join(f'{name} {found[name]}' for name in sorted(found))
     return (
-        f'it expects mmrazor {MMRAZOR} with mmengine 0.10.x and torch>=2.1, '
+        f'it expects mmrazor {MMRAZOR} with mmengine 0.10.x and torch>=2.7, '
         f'but found {have}; run `pip install "mmrazor=={MMRAZOR}" '
-        f'"mmengine>=0.10,<0.11" "torch>=2.1"`.'
+        f'"mmengine>=0.10,<0.11" "torch>=2.7"`.'
     )
 
 
@@ -372,11 +372,8 @@ def _scalar(dtype: Any, data: Any) -> Any:
 
 
 def _patch_checkpoints(spec: ModuleSpec) -> str | None:
-    import torch
-
-    if _digits(torch.__version__) < (2, 6):
-        return None
     import numpy as np
+    import torch
     from mmengine.logging.history_buffer import HistoryBuffer
 
     allowed = [

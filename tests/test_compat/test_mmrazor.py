@@ -271,10 +271,10 @@ def test_nothing_is_patched_for_an_unknown_mmrazor(tmp_path, monkeypatch):
     assert 'mmrazor==1.0.0' in mmbckd_compat.why_not()
 
 
-def test_torch_1_is_not_supported(monkeypatch):
-    monkeypatch.setattr(torch, '__version__', '1.13.1+cu117')
-    assert 'torch 1.13.1+cu117' in mmbckd_compat._unsupported(mmrazor.__spec__)
-    monkeypatch.setattr(torch, '__version__', '2.1.0')
+def test_older_torch_is_not_supported(monkeypatch):
+    monkeypatch.setattr(torch, '__version__', '2.6.0+cu124')
+    assert 'torch 2.6.0+cu124' in mmbckd_compat._unsupported(mmrazor.__spec__)
+    monkeypatch.setattr(torch, '__version__', '2.7.0')
     assert mmbckd_compat._unsupported(mmrazor.__spec__) is None
 
 

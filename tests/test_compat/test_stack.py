@@ -64,7 +64,7 @@ def test_each_part_of_a_stack_is_needed(versions, monkeypatch):
         ('onedl-mmcv', '2.4.0'),
         ('onedl-mmcv', '2.3.5'),
         ('onedl-mmsegmentation', '1.5.0'),
-        ('torch', '2.0.1'),
+        ('torch', '2.6.0'),
         ('mmrazor', '0.3.1'),
     ],
 )

@@ -28,10 +28,7 @@ def computes_bf16(device: str) -> bool:
     if os.environ.get(NO_BF16):
         return False
     if device == 'cuda':
-        try:
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-        except TypeError:  # before PyTorch 2.4, which never counts emulation
-            return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if (
         device != 'cpu'
         or not torch.backends.mkldnn.is_available()
