@@ -8,7 +8,7 @@
 #
 # STACK=onedl takes the maintained fork of OpenMMLab, in .venv-onedl.
 # TESTS='tests/test_compat ...' is what `make test` runs, all by default.
-# PYTHON=python3.12 chooses the Python (3.10 to 3.12).
+# PYTHON=python3.12 chooses the Python (3.10 to 3.12, with the fork to 3.13).
 
 STACK := openmmlab
 ifeq ($(filter openmmlab onedl,$(STACK)),)

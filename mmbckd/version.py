@@ -8,7 +8,8 @@ imported here.
 
 __version__ = '0.2.0'
 
-PYTHON = '>=3.10,<3.13'
+# mmcv 2.1.0 of OpenMMLab's own stack cannot be built with Python 3.13.
+PYTHON = '>=3.10,<3.14'
 
 # What mmbckd is written against: distribution -> supported versions.
 CORE = {

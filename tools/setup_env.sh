@@ -4,7 +4,7 @@
 # it; it can be interrupted and started again at any point.
 #
 # STACK=onedl              .venv-onedl with the maintained fork instead
-# PYTHON=python3.12        the Python to use
+# PYTHON=python3.12        the Python to use (3.10 to 3.12; the fork: to 3.13)
 # XDG_CACHE_HOME           where the built mmcv is kept (~/.cache by default)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,9 +12,11 @@ cd "$(dirname "$0")/.."
 STACK=${STACK:-openmmlab}
 VENV=.venv
 MMCV=mmcv
+NEWEST=12  # Python 3.13 cannot run the setup.py of mmcv 2.1.0
 if [ "$STACK" = onedl ]; then
     VENV=.venv-onedl
     MMCV=onedl-mmcv
+    NEWEST=13
 fi
 LOG=$VENV/setup.log
 
@@ -30,25 +32,25 @@ pinned() {  # the version of a package in the constraints
     pins | sed -n "s/^$1==\([^ ;]*\).*/\1/p"
 }
 
-supported() {  # is this command a Python 3.10 to 3.12?
-    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
-        >/dev/null 2>&1
+supported() {  # is this command a Python 3.10 to 3.$NEWEST?
+    "$1" -c "import sys; sys.exit(
+        not (3, 10) <= sys.version_info[:2] <= (3, $NEWEST))" >/dev/null 2>&1
 }
 
 choose_python() {
     local candidate
     if [ -n "${PYTHON:-}" ]; then
         supported "$PYTHON" || die "PYTHON=$PYTHON is not a working Python" \
-            "3.10, 3.11 or 3.12: name one that is."
+            "3.10 to 3.$NEWEST: name one that is."
         return
     fi
-    for candidate in python3 python3.12 python3.11 python3.10; do
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
         if supported "$candidate"; then
             PYTHON=$candidate
             return
         fi
     done
-    die "no Python 3.10, 3.11 or 3.12 found (python3 is" \
+    die "no Python 3.10 to 3.$NEWEST found (python3 is" \
         "$(python3 --version 2>&1 || true)): install one, for example with" \
         "'apt install python3 python3-venv', or name it with PYTHON=..."
 }

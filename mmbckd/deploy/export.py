@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from mmengine.utils import digit_version
 from mmseg.models import EncoderDecoder
 from torch import nn
 
@@ -60,11 +61,18 @@ def export_onnx(
 
     Raises:
         ImportError: If the optional packages are not installed.
+        RuntimeError: If this is a PyTorch before 2.7.
         TypeError: If the model is of a kind that cannot be exported.
         ValueError: If it cannot take such images, or needs an operator that
             ONNX does not have.
     """
     onnx, _ = require('onnx', 'onnxscript')
+    if digit_version(torch.__version__) < digit_version('2.7'):
+        raise RuntimeError(
+            'Expected PyTorch 2.7 or later to write ONNX files, but this is '
+            f'{torch.__version__}: take the checkpoint to an environment '
+            'with a later one, it loads there as it is.'
+        )
     interface = interface or Interface()
     check_model(model)
     check_interface(interface)

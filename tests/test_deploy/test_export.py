@@ -255,6 +255,12 @@ def test_unknown_options_are_refused(kwargs, match, tmp_path):
         )
 
 
+def test_pytorch_that_cannot_export_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, '__version__', '2.6.0+cu124')
+    with pytest.raises(RuntimeError, match='2.7 or later .* is 2.6.0'):
+        export_onnx(build(cnn_segmentor()), tmp_path / 'a.onnx', (32, 32))
+
+
 class Fixed(torch.nn.Module):
     """A backbone that cannot take every size."""
 

@@ -30,4 +30,4 @@ class IterationSeedHook(Hook):
         sequence = np.random.SeedSequence(
             [runner.seed, runner.iter, get_rank()]
         )
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
