@@ -26,8 +26,14 @@ mmbckd` lists them too. Metrics are those of runs whose logs lie under
 `results/`, as mean over seeds. An empty cell has not been run: the schedules
 of the public data sets take GPUs, which were not at hand.
 
-Checkpoints of this project are shipped beside two configs: the quickstart's
-teacher, and the EfficientNet-Lite2 teacher on CamVid.
+At every change each of them is built, trained for a step and evaluated, on
+small pictures in the layout of its data. What its losses compare (module,
+shape and stride of each map), that both terms are finite, positive and reach
+the student's first layer, and the name of its teacher's checkpoint are tested
+as well (`tests/test_configs.py`, `tests/test_configs_mmdet.py`).
+
+Checkpoints are shipped beside the quickstart's teacher, the EfficientNet-Lite2
+teachers on CamVid, and some of their students.
 """
 
 API = """\
