@@ -81,16 +81,8 @@ pkd_narrow = dict(
         for level in levels
     },
     loss_forward_mappings={
-        level: dict(
-            preds_S=dict(
-                from_student=True,
-                recorder='fpn',
-                data_idx=i,
-                connector=level,
-            ),
-            preds_T=dict(from_student=False, recorder='fpn', data_idx=i),
-        )
-        for i, level in enumerate(levels)
+        level: dict(mapping, preds_S=dict(mapping['preds_S'], connector=level))
+        for level, mapping in pkd['loss_forward_mappings'].items()
     },
 )
 
