@@ -1,5 +1,5 @@
-# The teacher, with twice the channels, trained half as long again as a student.
-_base_ = './mask-rcnn_efficientnet-lite0_fpn_1xb8-1k_camvid-240x320.py'
+# The teacher, with twice the channels, trained for twice as long as a student.
+_base_ = './mask-rcnn_efficientnet-lite0_fpn_1xb4-1k_camvid-192x256.py'
 
 model = dict(
     backbone=dict(
@@ -16,5 +16,5 @@ model = dict(
     ),
 )
 param_scheduler = _base_.param_scheduler
-param_scheduler[-1].end = 1500
-train_cfg = dict(max_iters=1500, val_interval=1500)
+param_scheduler[-1].end = 2000
+train_cfg = dict(max_iters=2000, val_interval=1000)

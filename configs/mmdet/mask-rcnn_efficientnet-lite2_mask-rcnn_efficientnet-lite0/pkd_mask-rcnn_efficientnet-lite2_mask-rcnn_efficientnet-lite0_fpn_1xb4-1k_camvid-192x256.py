@@ -1,4 +1,4 @@
-_base_ = './bckd_mask-rcnn_efficientnet-lite2_mask-rcnn_efficientnet-lite0_fpn_1xb8-1k_camvid-240x320.py'
+_base_ = './bckd_mask-rcnn_efficientnet-lite2_mask-rcnn_efficientnet-lite0_fpn_1xb4-1k_camvid-192x256.py'
 
 model = dict(
     distiller=dict(

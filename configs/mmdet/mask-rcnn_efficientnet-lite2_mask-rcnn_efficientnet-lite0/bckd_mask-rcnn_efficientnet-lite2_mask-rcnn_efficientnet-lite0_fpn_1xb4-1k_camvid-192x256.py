@@ -1,0 +1,13 @@
+_base_ = [
+    './mask-rcnn_efficientnet-lite0_fpn_1xb4-1k_camvid-192x256.py',
+    '../../_base_/distillers/detectors.py',
+]
+
+model = dict(
+    _delete_=True,
+    type='mmrazor.FrozenTeacherDistill',
+    architecture={{_base_.model}},
+    teacher='{{fileDirname}}/mask-rcnn_efficientnet-lite2_fpn_1xb4-2k_camvid-192x256.py',
+    teacher_ckpt='work_dirs/mask-rcnn_efficientnet-lite2_fpn_1xb4-2k_camvid-192x256/iter_2000.pth',
+    distiller={{_base_.bckd}},
+)
