@@ -45,7 +45,7 @@ docs: setup
 		docs/en docs/en/_build/html
 
 tables: setup
-	$(VENV)/bin/python tools/make_tables.py
+	PYTHONPATH=tools $(VENV)/bin/python -W ignore .dev_scripts/make_tables.py
 
 setup: $(DONE)
 

@@ -17,7 +17,8 @@ STUDENT = 'fpn_r18-w32_1xb8-1k_camvid-120x160'
 @pytest.fixture
 def tool(monkeypatch):
     """The tool's module."""
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    for folder in ('tools', '.dev_scripts'):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
     import make_tables
 
     return make_tables
@@ -86,7 +87,9 @@ def test_page_shows_the_rows_that_it_names(make_tables):
 
 def test_metafile_has_results_of_what_was_run_only(make_tables):
     file = ROOT / 'configs/mmseg/fpn_r50_fpn_r18/metafile.yml'
-    filled = make_tables.fill_metafile(file.read_text(), make_tables.results())
+    filled = make_tables.fill_metafile(
+        file.read_text(), make_tables.results(make_tables.ROOT)
+    )
     found = {
         model['Name']: model['Results']
         for model in yaml.safe_load(filled)['Models']
@@ -124,7 +127,7 @@ def test_ap_in_a_metafile_is_in_percent_with_the_digits_of_its_log(
             )
         )
     )
-    box, mask = make_tables.results()[name]
+    box, mask = make_tables.results(make_tables.ROOT)[name]
     assert box['Metrics'] == {'box AP': 12.2}
     assert mask['Metrics'] == {'mask AP': 13.0}
 
@@ -134,7 +137,7 @@ def test_an_overfit_is_no_result(make_tables):
     shutil.copytree(
         ROOT / 'results' / name, make_tables.ROOT / 'results' / name
     )
-    assert set(make_tables.results()) == {STUDENT}
+    assert set(make_tables.results(make_tables.ROOT)) == {STUDENT}
 
 
 def test_levels_are_medians_of_the_runs_that_had_them(make_tables):
@@ -144,7 +147,7 @@ def test_levels_are_medians_of_the_runs_that_had_them(make_tables):
         (dict(a='1', b='y'), dict(m=3.0)),
         (dict(a='2', b='y'), {}),
     ]
-    assert make_tables.level_medians(runs) == {
+    assert make_tables.sweep_tables.level_medians(runs) == {
         ('a', '1'): dict(m=2.0),
         ('a', '2'): dict(m=5.0),
         ('b', 'x'): dict(m=3.0),
@@ -157,7 +160,9 @@ def test_levels_of_a_sweep_meet_equally_often(make_tables, name):
     """An orthogonal array: else the levels would not compare."""
     table = make_tables.read_table(ROOT / f'tables/{name}.yml')
     runs = [
-        make_tables.levels(row, make_tables.SWEEPS[name])
+        make_tables.sweep_tables.levels(
+            row, make_tables.sweep_tables.SWEEPS[name]
+        )
         for row in table.pairs[0].rows
         if row.options
     ]
@@ -173,7 +178,7 @@ def test_an_empty_table_is_filled_without_touching_the_next(
     make_tables, monkeypatch
 ):
     monkeypatch.setattr(
-        make_tables, 'TABLES', dict(a=lambda: ['A'], b=lambda: ['B'])
+        make_tables, 'TABLES', dict(a=lambda root: ['A'], b=lambda root: ['B'])
     )
     text = (
         '<!-- table: a -->\n<!-- end -->\nbetween\n'
@@ -266,7 +271,7 @@ def test_cost_of_every_config_stands_with_its_data_set_and_pair(
     (tmp_path / 'configs/step_costs.json').write_text(
         json.dumps(dict(rows=rows))
     )
-    lines = make_tables.step_costs()
+    lines = make_tables.step_costs(make_tables.ROOT)
     lines = lines[lines.index('## CamVid') : lines.index('## COCO')]
     cells = {
         row[1]: row[2:-1]

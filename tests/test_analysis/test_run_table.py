@@ -815,6 +815,7 @@ def test_joined_log_reads_as_the_run_did(tmp_path):
 
 def test_table_in_the_docs_is_made_from_kept_logs(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
+    monkeypatch.syspath_prepend(str(ROOT / '.dev_scripts'))
     import make_tables
 
     text = '<!-- table: tables/camvid.yml -->\nold\n<!-- end -->\n'
