@@ -17,24 +17,22 @@ DASH = '—'
 
 
 def gap_closed(
-    row: float | None,
-    student: float | None,
+    row: float,
+    student: float,
     teacher: float | None,
     noise: float = 0.0,
 ) -> float | None:
     """Share of the gap between student and teacher that a row closes.
 
     It is (row - student) / (teacher - student), whether more or less of the
-    metric is better; None if a side is missing, or if the gap is no larger
-    than ``noise``, the standard deviation of the student over its seeds.
+    metric is better; None without a teacher, or if the gap is no larger than
+    ``noise``, the standard deviation of the student over its seeds.
 
     Example:
         >>> gap_closed(41., 40., 44.), gap_closed(5., 6., 4.)
         (0.25, 0.5)
     """
-    if row is None or student is None or teacher is None:
-        return None
-    if abs(teacher - student) <= noise:
+    if teacher is None or abs(teacher - student) <= noise:
         return None
     return (row - student) / (teacher - student)
 
@@ -141,12 +139,14 @@ def _pair(
         summary.update(costs.get(row.name, costs.get(runs_like.name, {})))
         if row in pair.distilled:
             for metric, cell in summary['metrics'].items():
-                student = over_seeds(pair.student, metric)
-                cell['gain'] = None
-                if student is not None:
-                    cell['gain'] = cell['mean'] - student
+                both = _both(runs[row], runs[pair.student], metric)
+                cell.update(gain=None, gap_closed=None)
+                if both.empty:
+                    continue
+                mean, student = both.mean().tolist()
+                cell['gain'] = mean - student
                 cell['gap_closed'] = gap_closed(
-                    cell['mean'],
+                    mean,
                     student,
                     over_seeds(pair.teacher, metric),
                     over_seeds(pair.student, metric, 'std') or 0.0,
@@ -174,12 +174,17 @@ def _over_seeds(runs: pd.DataFrame) -> dict[str, dict]:
     }
 
 
+def _both(row: pd.DataFrame, rival: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A metric of two rows, of the seeds that both have."""
+    both = pd.concat([row[metric], rival[metric]], axis=1, join='inner')
+    return both.dropna()
+
+
 def _paired(row: pd.DataFrame, rival: pd.DataFrame) -> dict[str, dict]:
     """The paired differences of each metric, over the seeds of both."""
     found = {}
     for metric in row:
-        both = pd.concat([row[metric], rival[metric]], axis=1, join='inner')
-        both = both.dropna()
+        both = _both(row, rival, metric)
         difference = paired_difference(*both.to_numpy(float).T)
         if difference is not None:
             found[metric] = dict(difference, seeds=both.index.tolist())
@@ -242,9 +247,9 @@ def to_markdown(summary: dict) -> list[str]:
     if gains:
         lines += [
             '',
-            'Difference to the student alone, and in brackets the share '
-            'of the way from it to the teacher, unless that is within the '
-            "student's standard deviation:",
+            'Difference to the student alone over the seeds that both have, '
+            'and in brackets the share of the way from it to the teacher, '
+            "unless that is within the student's standard deviation:",
             '',
             *markdown_table(['', *heads], gains),
         ]
