@@ -32,11 +32,7 @@ from cost_tables import step_costs
 from kept_logs import kept_log
 from metafile_results import fill_metafile, results
 
-from mmbckd.analysis.tables import (
-    read_table,
-    summarize,
-    to_markdown,
-)
+from mmbckd.analysis.tables import read_table, summarize, to_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -93,7 +89,6 @@ TOOLS = {
     'per_class': per_class,
     'step_cost': step_cost,
 }
-
 PAGES = (
     'README.md',
     'benchmarks/README.md',
