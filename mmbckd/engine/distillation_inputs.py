@@ -13,7 +13,10 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 
-from ..models.task_modules.recorders import GroundTruthRecorder
+from ..models.task_modules.recorders import (
+    GroundTruthRecorder,
+    InstanceMaskLogitsRecorder,
+)
 
 
 def fit_truth(
@@ -99,11 +102,31 @@ def recorders_without_truth(
     return absent
 
 
+def recorders_of_boxes(distiller: nn.Module) -> list[tuple]:
+    """Those recorders whose maps are of boxes, not of the image.
+
+    Args:
+        distiller (nn.Module): The distiller.
+
+    Returns:
+        list[tuple]: As of :func:`recorders_without_truth`.
+    """
+    return [
+        (manager.recorders, name)
+        for manager in (
+            distiller.student_recorders,
+            distiller.teacher_recorders,
+        )
+        for name, recorder in manager.recorders.items()
+        if isinstance(recorder, InstanceMaskLogitsRecorder)
+    ]
+
+
 def loss_inputs(
     model: BaseModel,
     data: dict,
     losses: Sequence[nn.Module | None],
-    absent: list[tuple],
+    resting: list[tuple],
 ) -> dict[nn.Module, tuple]:
     """Run a step of training up to these losses; return what they are given.
 
@@ -115,7 +138,7 @@ def loss_inputs(
         data (dict): The batch.
         losses (Sequence[nn.Module]): Losses of its distiller, called with
             ``preds_S`` and ``preds_T``; None stands for no loss.
-        absent (list[tuple]): Recorders that are to rest, see
+        resting (list[tuple]): Recorders that are to rest, see
             :func:`recorders_without_truth`.
 
     Returns:
@@ -139,7 +162,7 @@ def loss_inputs(
 
     with ExitStack() as stack:
         stack.enter_context(_records_kept(distiller))
-        for recorders, name in absent:
+        for recorders, name in resting:
             stack.callback(recorders.__setitem__, name, recorders.pop(name))
         for network in (model.student, getattr(model, 'teacher', None)):
             if network is not None:

@@ -25,6 +25,7 @@ from mmbckd.functional import (
     relation_rows,
     semantic_affinity_edges,
 )
+from tests.detectors import mask_detector
 from tests.runs import config, names, write_images
 
 LOGITS = dict(type='ModuleOutputs', source='decode_head.conv_seg')
@@ -571,6 +572,32 @@ def test_detector_is_drawn_without_annotations(
         ('boundary' in call) == (not said) and 'relations' in call
         for call in drawn
     )
+
+
+def test_masks_of_boxes_are_left_out(root, runner, drawn, monkeypatch):
+    masks = dict(type='InstanceMaskLogits')
+    runner.model = MODELS.build(
+        dict(
+            type='mmrazor.FrozenTeacherDistill',
+            architecture=mask_detector(),
+            teacher=mask_detector(),
+            distiller=dict(
+                type='BCKDDistiller',
+                boundary=dict(
+                    type='SemanticAffinityLoss', student=masks, teacher=masks
+                ),
+                context=dict(student='neck', teacher='neck'),
+            ),
+        )
+    )
+    loader = SimpleNamespace(
+        dataset=Detections(str(root / 'img' / '0.jpg')),
+        collate_fn=pseudo_collate,
+    )
+    monkeypatch.setattr(runner.val_loop, 'dataloader', loader)
+    draw(runner, indices=[0])
+    (call,) = drawn
+    assert 'boundary' not in call and 'relations' in call
 
 
 def test_drawn_are_the_tensors_of_the_losses_in_eval_mode(root, runner, drawn):

@@ -38,6 +38,7 @@ from ...visualization import (
 from ..distillation_inputs import (
     fit_truth,
     loss_inputs,
+    recorders_of_boxes,
     recorders_without_truth,
 )
 from ..utils import unwrapped_model
@@ -54,8 +55,9 @@ class BCKDVisualizationHook(Hook):
     of the class probabilities of both, and those of the labels; the relations
     of a few pixels to all others in student and teacher. What the model does
     not have is left out: without distillation the second and third, for a
-    detector the first. Of several losses of a kind the first is drawn, and of
-    the levels in a loss the first.
+    detector the first; so are the masks of boxes (``InstanceMaskLogits``). Of
+    several losses of a kind the first is drawn, and of the levels in a loss
+    the first.
 
     Truth that the validation pipeline does not load is left out, which the
     log says once. No model computes its own loss for a figure: modules that
@@ -265,7 +267,10 @@ class BCKDVisualizationHook(Hook):
         if absent:
             self._say_no_truth()
         inputs = loss_inputs(
-            model, data, [boundary_loss, context_loss], absent
+            model,
+            data,
+            [boundary_loss, context_loss],
+            absent + recorders_of_boxes(model.distiller),
         )
         coverage = (
             padded[0] / sample.img_shape[0],

@@ -16,7 +16,10 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.utils._pytree import tree_map_only
 
 from ..quantization import FakeQuantization
-from ..task_modules.recorders import recorded_modules
+from ..task_modules.recorders import (
+    InstanceMaskLogitsRecorder,
+    recorded_modules,
+)
 from ..utils import build_model, num_classes_of
 from .teacher_inputs import TeacherInputs
 
@@ -180,6 +183,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         delivers = bool(distiller.deliveries.deliveries)
         distiller.set_deliveries_override(False)
         inputs = self.teacher_inputs(batch_inputs, data_samples)
+        for recorder in distiller.teacher_recorders.recorders.values():
+            if isinstance(recorder, InstanceMaskLogitsRecorder):
+                recorder.see(data_samples)
         with (
             distiller.teacher_recorders,
             distiller.deliveries,
@@ -199,7 +205,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def _only_features_are_recorded(self) -> bool:
         recorders = self.distiller.teacher_recorders.recorders.values()
         return hasattr(self.teacher, 'extract_feat') and all(
-            name.partition('.')[0] in ('backbone', 'neck')
+            # Which runs its head by itself, on the features.
+            isinstance(recorder, InstanceMaskLogitsRecorder)
+            or name.partition('.')[0] in ('backbone', 'neck')
             for recorder in recorders
             for name in recorded_modules(recorder) or ['']
         )

@@ -54,8 +54,9 @@ class BCKDDistiller(ConfigurableDistiller):
       ``dict(type='ModuleInputs', source='decode_head.conv_seg')``, with
       ``record_idx`` and ``data_idx`` where a module runs more than once or
       has several outputs; or of ours, such as
-      :class:`MaskClassLogitsRecorder` for the class logits of Mask2Former, or
-      :class:`MaskQueryLogitsRecorder` for its instances.
+      :class:`MaskClassLogitsRecorder` for the class logits of Mask2Former,
+      :class:`MaskQueryLogitsRecorder` for its instances, or
+      :class:`InstanceMaskLogitsRecorder` for the masks of Mask R-CNN.
 
     Args:
         boundary (dict | None): Boundary distillation. By ``type``, it is on

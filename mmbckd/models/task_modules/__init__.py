@@ -1,5 +1,6 @@
 from .recorders import (
     GroundTruthRecorder,
+    InstanceMaskLogitsRecorder,
     MaskClassLogitsRecorder,
     MaskQueryLogitsRecorder,
     ModuleListOutputsRecorder,
@@ -8,6 +9,7 @@ from .recorders import (
 
 __all__ = [
     'GroundTruthRecorder',
+    'InstanceMaskLogitsRecorder',
     'MaskClassLogitsRecorder',
     'MaskQueryLogitsRecorder',
     'ModuleListOutputsRecorder',
