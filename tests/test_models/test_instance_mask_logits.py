@@ -6,6 +6,7 @@ from mmengine.structures import InstanceData
 from mmrazor.registry import MODELS
 
 from mmbckd.functional import semantic_affinity_loss
+from mmbckd.models.task_modules import InstanceMaskLogitsRecorder
 from tests.detectors import detector, mask_detector, rectangle, sample
 
 MASKS = dict(type='InstanceMaskLogits')
@@ -36,12 +37,12 @@ def batch():
     samples = [
         sample(
             [
-                rectangle(shape, 5, 8, 40, 30),
-                rectangle(shape, 20, 25, 60, 62),
+                rectangle(shape, 5, 8, 45, 28),
+                rectangle(shape, 20, 25, 60, 55),
             ],
             labels=[3, 0],
         ),
-        sample([rectangle(shape, 2, 2, 33, 50)], labels=[1]),
+        sample([rectangle(shape, 2, 2, 32, 52)], labels=[1]),
     ]
     for data_sample in samples:
         data_sample.set_metainfo(
@@ -51,9 +52,30 @@ def batch():
     return torch.randn(2, 3, *shape), samples
 
 
+def larger(left, top, right, bottom):
+    x, y = (right - left) / 10, (bottom - top) / 10
+    return [
+        max(left - x, 0),
+        max(top - y, 0),
+        min(right + x, SIZE),
+        min(bottom + y, SIZE),
+    ]
+
+
 def mask_logits(model, images, samples):
-    """By the head's public call on proposals, which are the true boxes."""
-    boxes = [InstanceData(bboxes=s.gt_instances.bboxes) for s in samples]
+    """By the head's public call on proposals, which are the true boxes made
+    larger by a fifth."""
+    boxes = [
+        InstanceData(
+            bboxes=torch.tensor(
+                [
+                    larger(*box)
+                    for box in data_sample.gt_instances.bboxes.tolist()
+                ]
+            )
+        )
+        for data_sample in samples
+    ]
     masks = model.roi_head(model.extract_feat(images), boxes)[-1]
     labels = [int(label) for s in samples for label in s.gt_instances.labels]
     one_a_box = torch.stack(
@@ -133,6 +155,11 @@ def test_detector_without_roi_head_is_refused():
 def test_batch_without_truth_is_refused():
     images, samples = batch()
     model = build()
-    del samples[1].gt_instances
+    del samples[1].gt_instances.bboxes
     with pytest.raises(ValueError, match='`gt_instances` in the batch'):
         model(images, samples, mode='loss')
+
+
+def test_boxes_are_not_made_smaller():
+    with pytest.raises(ValueError, match='`scale` .*at least 1, but got 0.5'):
+        InstanceMaskLogitsRecorder(scale=0.5)

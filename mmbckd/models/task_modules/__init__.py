@@ -1,17 +1,1 @@
-from .recorders import (
-    GroundTruthRecorder,
-    InstanceMaskLogitsRecorder,
-    MaskClassLogitsRecorder,
-    MaskQueryLogitsRecorder,
-    ModuleListOutputsRecorder,
-    ModuleTokensRecorder,
-)
-
-__all__ = [
-    'GroundTruthRecorder',
-    'InstanceMaskLogitsRecorder',
-    'MaskClassLogitsRecorder',
-    'MaskQueryLogitsRecorder',
-    'ModuleListOutputsRecorder',
-    'ModuleTokensRecorder',
-]
+from .recorders import *  # noqa: F403
