@@ -47,6 +47,7 @@ TERMS = {
     'bckd-features-cwd': BCKD | {'loss_cwd'},
     'bckd-kd': BCKD | {'loss_kd'},
     'bckd-label': BCKD,
+    'bckd-masks': BCKD,
     'bckd-pkd': BCKD | PKD,
     'cwd': {'loss_cwd'},
     'kd': {'loss_kd'},

@@ -274,6 +274,14 @@ def intended_maps(path: Path, size: tuple) -> dict:
                 teacher,
             ),
         }
+    if kind(path) == 'bckd-masks':
+        for side in ('student', 'teacher'):
+            # Of each instance, outside and inside.
+            maps['loss_bd', side] = (
+                'InstanceMaskLogits',
+                'roi_head',
+                [(2, 28, 28)],
+            )
     if kind(path) == 'bckd-label':
         maps['loss_bd', 'teacher'] = ('GroundTruth', 'gt_instances', [size])
     return maps

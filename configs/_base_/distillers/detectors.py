@@ -27,6 +27,20 @@ bckd = dict(
     ),
 )
 
+# From one Mask R-CNN to another: boundaries of the masks themselves. The
+# backbones are pretrained, so that the context begins with little weight.
+masks = dict(type='InstanceMaskLogits')
+bckd_masks = dict(
+    bckd,
+    boundary=dict(
+        type='SemanticAffinityLoss',
+        student=masks,
+        teacher=masks,
+        loss_weight=0.5,
+    ),
+    context=dict(bckd['context'], loss_weight=4.0, warmup=0.1),
+)
+
 # From a teacher of instances by queries (Mask2Former), which has no FPN: pixels
 # are alike that belong to one query, and context is that of the map, of stride
 # 4 as P2, of which all masks are products.
