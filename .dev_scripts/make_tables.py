@@ -26,6 +26,7 @@ from analysis_tools import (
     edge_auc,
     error_by_distance,
     gradient_norms,
+    mask_oracles,
     per_class,
 )
 from cost_tables import step_costs
@@ -86,6 +87,7 @@ TOOLS = {
     'error_by_distance': error_by_distance,
     'export_student': export_student,
     'gradients': gradient_norms,
+    'mask_oracles': mask_oracles,
     'per_class': per_class,
     'step_cost': step_cost,
 }
