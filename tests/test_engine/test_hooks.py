@@ -14,7 +14,7 @@ from mmrazor.registry import MODELS
 
 from mmbckd.engine import export_student_checkpoint
 from tests.runs import CLASSES, config, names, write_images
-from tests.segmentors import batch
+from tests.segmentors import batch, cnn_segmentor
 
 
 @METRICS.register_module()
@@ -207,6 +207,12 @@ def test_channels_last_changes_the_layout_and_not_the_training(tmp_path):
     weights = []
     for name, hooks in (('a', []), ('b', [dict(type='ChannelsLastHook')])):
         cfg = config(tmp_path, work_dir=str(tmp_path / name))
+        # Not so few channels that the hook refuses them.
+        student = cfg.model.architecture
+        student.update(
+            cnn_segmentor(base_channels=8),
+            data_preprocessor=student.data_preprocessor,
+        )
         # Later on, other roundings can make other pixels the largest.
         cfg.train_cfg.max_iters = 2
         cfg.custom_hooks = [*cfg.custom_hooks, *hooks]
@@ -227,6 +233,15 @@ def test_channels_last_changes_the_layout_and_not_the_training(tmp_path):
         torch.testing.assert_close(
             weights[1][name], weight, rtol=1e-3, atol=1e-5
         )
+
+
+def test_channels_last_refuses_what_some_cpus_crash_on(tmp_path):
+    """With 4 channels, the first strided shortcut of a ResNet."""
+    write_images(tmp_path)
+    cfg = config(tmp_path, custom_hooks=[dict(type='ChannelsLastHook')])
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(ValueError, match=r'7 input .*layer2\.0\.downsample'):
+        runner.train()
 
 
 def test_run_that_is_no_distillation_writes_no_students(tmp_path):
