@@ -165,7 +165,7 @@ setup(
         ]
     },
     # Checkpoints of benchmarks are for a clone. Here * stands for / too.
-    exclude_package_data={'mmbckd': ['.mim/configs/mmseg/*.pth']},
+    exclude_package_data={'mmbckd': ['.mim/configs/mm*/*.pth']},
     include_package_data=False,
     zip_safe=False,
     cmdclass={'build_py': BuildPy, 'editable_wheel': EditableWheel},

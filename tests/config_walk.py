@@ -94,6 +94,14 @@ def upstream(stem: str) -> Path | None:
     )
 
 
+def is_own_checkpoint(checkpoint: str, config: Path, iters: int) -> bool:
+    """Whether it is that of a config here: beside it, or of its training."""
+    if checkpoint.startswith('work_dirs'):
+        return checkpoint == f'work_dirs/{config.stem}/iter_{iters}.pth'
+    file = Path(checkpoint).resolve()
+    return file == config.with_suffix('.pth') and file.is_file()
+
+
 def hostless(url: str) -> str:
     """A checkpoint's name, which the fork of OpenMMLab has on its own host."""
     return re.sub('^https?://[^/]+', '', url)

@@ -39,7 +39,8 @@ def source(tmp_path_factory) -> Path:
     )
     (copy / 'configs' / 'extra').mkdir()
     (copy / 'configs' / 'extra' / 'teacher.pth').write_bytes(b'weights')
-    (copy / 'configs' / 'mmseg' / 'teacher.pth').write_bytes(b'weights')
+    for name in ('mmseg', 'mmdet'):
+        (copy / 'configs' / name / 'teacher.pth').write_bytes(b'weights')
     return copy
 
 
@@ -139,9 +140,9 @@ def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
     kept_out = {
         path
         for path in shipped
-        if path.startswith('configs/mmseg/') and path.endswith('.pth')
+        if path.startswith('configs/mm') and path.endswith('.pth')
     }
-    assert 'configs/mmseg/teacher.pth' in kept_out
+    assert {f'configs/{n}/teacher.pth' for n in ('mmseg', 'mmdet')} <= kept_out
     assert {
         path for path in shipped if f'mmbckd/.mim/{path}' not in files
     } == kept_out
@@ -151,7 +152,7 @@ def test_wheel_has_the_hook_and_everything_mim_looks_for(wheel, source):
 def test_source_package_builds_the_same_wheel(sdist, wheel, tmp_path):
     pip_wheel(sdist, tmp_path)
     assert listed(next(tmp_path.glob('*.whl'))) == listed(wheel)
-    assert not list(sdist.rglob('configs/mmseg/**/*.pth'))
+    assert not list(sdist.rglob('configs/mm*/**/*.pth'))
     assert (sdist / 'configs' / 'extra' / 'teacher.pth').exists()
 
 

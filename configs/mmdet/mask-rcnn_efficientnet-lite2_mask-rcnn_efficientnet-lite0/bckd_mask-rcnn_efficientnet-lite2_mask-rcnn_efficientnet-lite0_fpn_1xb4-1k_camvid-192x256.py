@@ -8,6 +8,6 @@ model = dict(
     type='mmrazor.FrozenTeacherDistill',
     architecture={{_base_.model}},
     teacher='{{fileDirname}}/mask-rcnn_efficientnet-lite2_fpn_1xb4-2k_camvid-192x256.py',
-    teacher_ckpt='work_dirs/mask-rcnn_efficientnet-lite2_fpn_1xb4-2k_camvid-192x256/iter_2000.pth',
+    teacher_ckpt='{{fileDirname}}/mask-rcnn_efficientnet-lite2_fpn_1xb4-2k_camvid-192x256.pth',
     distiller={{_base_.bckd}},
 )
