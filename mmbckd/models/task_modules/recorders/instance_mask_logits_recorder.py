@@ -5,13 +5,13 @@ from mmdet.models import FCNMaskHead
 from mmdet.structures.bbox import bbox2roi, get_box_tensor
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
-from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
+from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.registry import TASK_UTILS
 from torch import Tensor, nn
 
 
 @TASK_UTILS.register_module()
-class InstanceMaskLogitsRecorder(BaseRecorder):
+class InstanceMaskLogitsRecorder(ModuleOutputsRecorder):
     """Record the mask logits of a RoI head, such as that of Mask R-CNN, for
     the boxes of the truth.
 
@@ -52,7 +52,6 @@ class InstanceMaskLogitsRecorder(BaseRecorder):
                 f'got {scale}.'
             )
         self.scale = scale
-        self._recording = False
         self._samples: Sequence[BaseDataElement] = ()
 
     def prepare_from_model(self, model: BaseModel) -> None:
@@ -71,7 +70,7 @@ class InstanceMaskLogitsRecorder(BaseRecorder):
             )
         model.register_forward_pre_hook(self._see_call, with_kwargs=True)
         last = model.neck if model.with_neck else model.backbone
-        last.register_forward_hook(self._record)
+        last.register_forward_hook(self.forward_hook)
 
     def see(self, data_samples: Sequence[BaseDataElement] | None) -> None:
         """Take the truth of the batch, where the model is not called with it
@@ -82,10 +81,11 @@ class InstanceMaskLogitsRecorder(BaseRecorder):
         call = dict(zip(('inputs', 'data_samples'), args), **kwargs)
         self.see(call.get('data_samples'))
 
-    def _record(
-        self, module: nn.Module, inputs: tuple, features: Sequence[Tensor]
+    def forward_hook(
+        self, module: nn.Module, inputs: tuple, outputs: Sequence[Tensor]
     ) -> None:
-        if not self._recording:
+        """Record the masks that the head makes of the last features."""
+        if not self.recording:
             return
         truth = [sample.get('gt_instances', {}) for sample in self._samples]
         if not truth or any('bboxes' not in each for each in truth):
@@ -103,20 +103,12 @@ class InstanceMaskLogitsRecorder(BaseRecorder):
             ]
         )
         labels = torch.cat([each.labels for each in truth])
-        masks = self._roi_head._mask_forward(features, rois)['mask_preds']
+        masks = self._roi_head._mask_forward(outputs, rois)['mask_preds']
         if masks.shape[1] == 1:  # class-agnostic
             labels = torch.zeros_like(labels)
         inside = masks[torch.arange(len(labels)), labels]
         outside = torch.zeros_like(inside)
-        self._data_buffer.append(torch.stack([outside, inside], dim=1))
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        self._recording = True
-
-    def __exit__(self, exc_type, exc_value, traceback) -> None:
-        super().__exit__(exc_type, exc_value, traceback)
-        self._recording = False
+        self.data_buffer.append(torch.stack([outside, inside], dim=1))
 
 
 def _enlarged(boxes: Tensor, scale: float, shape: Sequence[int]) -> Tensor:

@@ -1,7 +1,6 @@
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 
-from .instance_mask_logits_recorder import InstanceMaskLogitsRecorder
 from .module_list_outputs_recorder import ModuleListOutputsRecorder
 
 
@@ -15,12 +14,7 @@ def recorded_modules(recorder: BaseRecorder) -> list[str]:
         list[str]: Empty if it records something else than modules.
     """
     if not isinstance(
-        recorder,
-        (
-            ModuleOutputsRecorder,
-            ModuleListOutputsRecorder,
-            InstanceMaskLogitsRecorder,
-        ),
+        recorder, (ModuleOutputsRecorder, ModuleListOutputsRecorder)
     ):
         return []
     source = recorder.source
