@@ -99,28 +99,22 @@ pkd_fpn = dict(
 )
 
 # MGD on the same maps, with the weight of its authors.
+mgd_levels = [f'loss_mgd_fpn{i}' for i in range(4)]
 mgd_fpn = dict(
     pkd_fpn,
     connectors={
-        f'loss_mgd_fpn{i}': dict(
+        name: dict(
             type='MGDConnector', student_channels=32, teacher_channels=64
         )
-        for i in range(4)
+        for name in mgd_levels
     },
     distill_losses={
-        f'loss_mgd_fpn{i}': dict(type='MGDLoss', alpha_mgd=2e-5)
-        for i in range(4)
+        name: dict(type='MGDLoss', alpha_mgd=2e-5) for name in mgd_levels
     },
     loss_forward_mappings={
-        f'loss_mgd_fpn{i}': dict(
-            preds_S=dict(
-                from_student=True,
-                recorder='fpn',
-                data_idx=i,
-                connector=f'loss_mgd_fpn{i}',
-            ),
-            preds_T=dict(from_student=False, recorder='fpn', data_idx=i),
+        name: dict(mapping, preds_S=dict(mapping['preds_S'], connector=name))
+        for name, mapping in zip(
+            mgd_levels, pkd_fpn['loss_forward_mappings'].values()
         )
-        for i in range(4)
     },
 )
