@@ -275,13 +275,13 @@ def intended_maps(path: Path, size: tuple) -> dict:
                 teacher,
             ),
         }
-    if kind(path) == 'bckd-masks':
-        for side in ('student', 'teacher'):
-            # Of each instance, outside and inside.
-            maps['loss_bd', side] = (
-                'InstanceMaskLogits',
+    if kind(path) == 'bckd-boxes':
+        # Nine boxes for the object in each of the two images.
+        for side, channels in (('student', 128), ('teacher', 256)):
+            maps['loss_cd', side] = (
+                'InstanceFeatures',
                 'roi_head',
-                [(2, 28, 28)],
+                [(channels, 1, 18)],
             )
     if kind(path) == 'bckd-label':
         maps['loss_bd', 'teacher'] = ('GroundTruth', 'gt_instances', [size])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..models.task_modules.recorders import (
     GroundTruthRecorder,
-    InstanceMaskLogitsRecorder,
+    InstanceFeaturesRecorder,
 )
 
 
@@ -118,7 +118,7 @@ def recorders_of_boxes(distiller: nn.Module) -> list[tuple]:
             distiller.teacher_recorders,
         )
         for name, recorder in manager.recorders.items()
-        if isinstance(recorder, InstanceMaskLogitsRecorder)
+        if isinstance(recorder, InstanceFeaturesRecorder)
     ]
 
 

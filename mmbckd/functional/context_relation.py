@@ -76,7 +76,8 @@ def relation_kl(
         ValueError: If a shape, ``tau`` or ``block_size`` is invalid.
 
     Shape:
-        - student: (N, C_S, H_S, W_S)
+        - student: (N, C_S, H_S, W_S); where both have no pixels, as of a
+          batch without objects, the loss is 0
         - teacher: (N, C_T, H_T, W_T)
         - output: ()
 
@@ -95,6 +96,10 @@ def relation_kl(
         >>> loss.shape, student.grad.shape
         (torch.Size([]), torch.Size([2, 32, 8, 16]))
     """
+    if all(
+        isinstance(x, Tensor) and 0 in x.shape[2:] for x in (student, teacher)
+    ):
+        return student.sum()
     _check_arguments(student, teacher, tau, block_size)
     with torch.autocast(student.device.type, enabled=False):
         tf32 = _may_use_tf32(student, teacher)

@@ -11,16 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def check_map(
-    name: str, x: Any, like: Tensor | None = None, may_be_none: bool = False
-) -> Tensor:
+def check_map(name: str, x: Any, like: Tensor | None = None) -> Tensor:
     """Return ``x``, and raise unless it is a map of features or logits.
 
     Args:
         name (str): Name of the argument, for the message.
         x (Any): What should be a map.
         like (Tensor | None): A tensor of as many images. Defaults to None.
-        may_be_none (bool): Whether N may be 0. Defaults to False.
 
     Returns:
         Tensor: ``x``, floating point.
@@ -39,7 +36,7 @@ def check_map(
         raise TypeError(
             f'Expected {name} to be a floating-point tensor, but got {got}'
         )
-    if x.dim() != 4 or 0 in x.shape[1 if may_be_none else 0 :]:
+    if x.dim() != 4 or x.numel() == 0:
         raise ValueError(
             f'Expected {name} of shape (N, C, H, W), none of them 0, but got '
             f'{tuple(x.shape)}'
@@ -52,15 +49,12 @@ def check_map(
     return x
 
 
-def check_logits(
-    student: Any, teacher: Any, may_be_none: bool = False
-) -> None:
+def check_logits(student: Any, teacher: Any) -> None:
     """Raise unless both are class logits of the same images and classes.
 
     Args:
         student (Any): What should be the student's logits.
         teacher (Any): What should be the teacher's.
-        may_be_none (bool): Whether N may be 0. Defaults to False.
 
     Raises:
         TypeError: If one is no floating-point tensor.
@@ -70,8 +64,8 @@ def check_logits(
         - student: (N, K, H_S, W_S)
         - teacher: (N, K, H_T, W_T)
     """
-    check_map('student', student, may_be_none=may_be_none)
-    check_map('teacher', teacher, like=student, may_be_none=may_be_none)
+    check_map('student', student)
+    check_map('teacher', teacher, like=student)
     if student.shape[1] != teacher.shape[1]:
         raise ValueError(
             'Expected logits of as many classes from student and teacher, '

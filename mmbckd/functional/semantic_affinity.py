@@ -76,7 +76,7 @@ def semantic_affinity_loss(
             numbers of classes differ.
 
     Shape:
-        - student: (N, K, H, W); N may be 0, as where a batch has no instance
+        - student: (N, K, H, W)
         - teacher: (N, K, h, w)
         - output: ()
 
@@ -189,7 +189,7 @@ def _probabilities(
     student: Tensor, teacher: Tensor, tau: float
 ) -> tuple[Tensor, Tensor]:
     """p = softmax(l / tau) of both, (N, K, H, W), in float32 or float64."""
-    check_logits(student, teacher, may_be_none=True)
+    check_logits(student, teacher)
     if not tau > 0:
         raise ValueError(
             f'Expected a positive tau, but got {tau}; pass e.g. tau=1.0'

@@ -346,6 +346,15 @@ def test_single_pixel_has_no_loss(options, tau):
 # ----------------------------------------------------------------- resizing
 
 
+def test_no_pixels_have_no_loss():
+    student = torch.zeros(1, 3, 1, 0, dtype=torch.float64, requires_grad=True)
+    loss = relation_kl(student, torch.zeros(1, 5, 1, 0))
+    loss.backward()
+    assert loss == 0 and student.grad.shape == student.shape
+    with pytest.raises(ValueError, match='student .*none of them 0'):
+        relation_kl(student, torch.zeros(1, 5, 1, 4))
+
+
 @pytest.mark.parametrize(
     'size_s, size_t', [((4, 5), (8, 10)), ((7, 9), (4, 5)), ((4, 6), (6, 4))]
 )

@@ -574,8 +574,8 @@ def test_detector_is_drawn_without_annotations(
     )
 
 
-def test_masks_of_boxes_are_left_out(root, runner, drawn, monkeypatch):
-    masks = dict(type='InstanceMaskLogits')
+def test_features_of_boxes_are_left_out(root, runner, drawn, monkeypatch):
+    boxes = dict(type='InstanceFeatures')
     runner.model = MODELS.build(
         dict(
             type='mmrazor.FrozenTeacherDistill',
@@ -584,9 +584,9 @@ def test_masks_of_boxes_are_left_out(root, runner, drawn, monkeypatch):
             distiller=dict(
                 type='BCKDDistiller',
                 boundary=dict(
-                    type='SemanticAffinityLoss', student=masks, teacher=masks
+                    student='backbone', teacher='neck', source='feature'
                 ),
-                context=dict(student='neck', teacher='neck'),
+                context=dict(student=boxes, teacher=boxes),
             ),
         )
     )
@@ -597,7 +597,7 @@ def test_masks_of_boxes_are_left_out(root, runner, drawn, monkeypatch):
     monkeypatch.setattr(runner.val_loop, 'dataloader', loader)
     draw(runner, indices=[0])
     (call,) = drawn
-    assert 'boundary' not in call and 'relations' in call
+    assert 'boundary' in call and 'relations' not in call
 
 
 def test_drawn_are_the_tensors_of_the_losses_in_eval_mode(root, runner, drawn):

@@ -27,18 +27,15 @@ bckd = dict(
     ),
 )
 
-# From one Mask R-CNN to another: boundaries of the masks themselves. The
-# backbones are pretrained, so that the context begins with little weight.
-masks = dict(type='InstanceMaskLogits')
-bckd_masks = dict(
+# From one two-stage detector to another: context is that of the objects in a
+# batch, as the box heads see them. The backbones are pretrained, so that it
+# begins with little weight.
+boxes = dict(type='InstanceFeatures')
+bckd_boxes = dict(
     bckd,
-    boundary=dict(
-        type='SemanticAffinityLoss',
-        student=masks,
-        teacher=masks,
-        loss_weight=0.5,
+    context=dict(
+        student=boxes, teacher=boxes, tau=0.3, loss_weight=4.0, warmup=0.1
     ),
-    context=dict(bckd['context'], loss_weight=4.0, warmup=0.1),
 )
 
 # From a teacher of instances by queries (Mask2Former), which has no FPN: pixels

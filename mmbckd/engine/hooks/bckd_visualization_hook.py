@@ -55,7 +55,7 @@ class BCKDVisualizationHook(Hook):
     of the class probabilities of both, and those of the labels; the relations
     of a few pixels to all others in student and teacher. What the model does
     not have is left out: without distillation the second and third, for a
-    detector the first; so are the masks of boxes (``InstanceMaskLogits``). Of
+    detector the first; so are relations of boxes (``InstanceFeatures``). Of
     several losses of a kind the first is drawn, and of the levels in a loss
     the first.
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..quantization import FakeQuantization
 from ..task_modules.recorders import (
-    InstanceMaskLogitsRecorder,
+    InstanceFeaturesRecorder,
     recorded_modules,
 )
 from ..utils import build_model, num_classes_of
@@ -184,7 +184,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller.set_deliveries_override(False)
         inputs = self.teacher_inputs(batch_inputs, data_samples)
         for recorder in distiller.teacher_recorders.recorders.values():
-            if isinstance(recorder, InstanceMaskLogitsRecorder):
+            if isinstance(recorder, InstanceFeaturesRecorder):
                 recorder.see(data_samples)
         with (
             distiller.teacher_recorders,
@@ -206,7 +206,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         recorders = self.distiller.teacher_recorders.recorders.values()
         return hasattr(self.teacher, 'extract_feat') and all(
             # Which runs its head by itself, on the features.
-            isinstance(recorder, InstanceMaskLogitsRecorder)
+            isinstance(recorder, InstanceFeaturesRecorder)
             or name.partition('.')[0] in ('backbone', 'neck')
             for recorder in recorders
             for name in recorded_modules(recorder) or ['']

@@ -56,7 +56,7 @@ class BCKDDistiller(ConfigurableDistiller):
       has several outputs; or of ours, such as
       :class:`MaskClassLogitsRecorder` for the class logits of Mask2Former,
       :class:`MaskQueryLogitsRecorder` for its instances, or
-      :class:`InstanceMaskLogitsRecorder` for the masks of Mask R-CNN.
+      :class:`InstanceFeaturesRecorder` for the boxes of Mask R-CNN.
 
     Args:
         boundary (dict | None): Boundary distillation. By ``type``, it is on

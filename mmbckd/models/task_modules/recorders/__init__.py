@@ -2,7 +2,7 @@
 classify masks, of tokens, of RoI heads, of the truth."""
 
 from .ground_truth_recorder import GroundTruthRecorder, instance_id_map
-from .instance_mask_logits_recorder import InstanceMaskLogitsRecorder
+from .instance_features_recorder import InstanceFeaturesRecorder
 from .mask_query_recorders import (
     MaskClassLogitsRecorder,
     MaskQueryLogitsRecorder,
@@ -13,7 +13,7 @@ from .recorded_modules import recorded_modules
 
 __all__ = [
     'GroundTruthRecorder',
-    'InstanceMaskLogitsRecorder',
+    'InstanceFeaturesRecorder',
     'MaskClassLogitsRecorder',
     'MaskQueryLogitsRecorder',
     'ModuleListOutputsRecorder',

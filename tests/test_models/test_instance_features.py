@@ -1,15 +1,16 @@
-"""Boundary distillation on the masks of a RoI head."""
+"""Context distillation on the boxes of the truth."""
+
+from itertools import product
 
 import pytest
 import torch
-from mmengine.structures import InstanceData
+import torch.nn.functional as F
 from mmrazor.registry import MODELS
 
-from mmbckd.functional import semantic_affinity_loss
-from mmbckd.models.task_modules import InstanceMaskLogitsRecorder
 from tests.detectors import detector, mask_detector, rectangle, sample
 
-MASKS = dict(type='InstanceMaskLogits')
+BOXES = dict(type='InstanceFeatures')
+TAU = 0.3
 SIZE = 64
 
 
@@ -21,9 +22,7 @@ def build(student=None, teacher=None):
             teacher=teacher or mask_detector(),
             distiller=dict(
                 type='BCKDDistiller',
-                boundary=dict(
-                    type='SemanticAffinityLoss', student=MASKS, teacher=MASKS
-                ),
+                context=dict(student=BOXES, teacher=BOXES, tau=TAU),
             ),
         )
     )
@@ -52,51 +51,53 @@ def batch():
     return torch.randn(2, 3, *shape), samples
 
 
-def larger(left, top, right, bottom):
-    x, y = (right - left) / 10, (bottom - top) / 10
+def around(box):
+    """A box and the eight that are shifted by a quarter of its sides."""
+    left, top, right, bottom = box
+    x, y = (right - left) / 4, (bottom - top) / 4
     return [
-        max(left - x, 0),
-        max(top - y, 0),
-        min(right + x, SIZE),
-        min(bottom + y, SIZE),
+        [left + i * x, top + j * y, right + i * x, bottom + j * y]
+        for i, j in product((-1, 0, 1), repeat=2)
     ]
 
 
-def mask_logits(model, images, samples):
-    """By the head's public call on proposals, which are the true boxes made
-    larger by a fifth."""
-    boxes = [
-        InstanceData(
-            bboxes=torch.tensor(
-                [
-                    larger(*box)
-                    for box in data_sample.gt_instances.bboxes.tolist()
-                ]
-            )
-        )
-        for data_sample in samples
-    ]
-    masks = model.roi_head(model.extract_feat(images), boxes)[-1]
-    labels = [int(label) for s in samples for label in s.gt_instances.labels]
-    one_a_box = torch.stack(
-        [m[min(label, len(m) - 1)] for m, label in zip(masks, labels)]
-    )
-    # Of two classes with the probabilities 1 - sigmoid and sigmoid.
-    return torch.stack([torch.zeros_like(one_a_box), one_a_box], dim=1)
+def relations(model, images, samples):
+    """Cosines of the features of all boxes, by the head's own layers."""
+    features = []
+    for image, data_sample in zip(images, samples):
+        maps = model.extract_feat(image[None])
+        boxes = [
+            box
+            for truth in data_sample.gt_instances.bboxes.tolist()
+            for box in around(truth)
+        ]
+        rois = torch.tensor([[0, *box] for box in boxes])
+        head = model.roi_head
+        x = head.bbox_roi_extractor(
+            maps[: head.bbox_roi_extractor.num_inputs], rois
+        ).flatten(1)
+        for layer in head.bbox_head.shared_fcs:
+            x = layer(x).relu()
+        features.append(x)
+    f = F.normalize(torch.cat(features))
+    return f @ f.T
 
 
-@pytest.mark.parametrize('class_agnostic', [False, True])
-def test_loss_compares_the_masks_of_the_same_boxes(class_agnostic):
-    teacher = mask_detector()
-    teacher.roi_head.mask_head.class_agnostic = class_agnostic
-    model = build(teacher=teacher)
+def test_loss_compares_the_relations_of_the_same_boxes():
+    model = build(student=mask_detector())
     images, samples = batch()
     # So that batch norms do not make two forwards differ.
     model.student.eval()
-    loss = model(images, samples, mode='loss')['distill.loss_bd']
-    expected = semantic_affinity_loss(
-        mask_logits(model.student, images, samples),
-        mask_logits(model.teacher, images, samples),
+    loss = model(images, samples, mode='loss')['distill.loss_cd']
+    student = relations(model.student, images, samples) / TAU
+    with torch.no_grad():
+        teacher = relations(model.teacher, images, samples) / TAU
+    assert student.shape == (27, 27)
+    expected = F.kl_div(
+        student.log_softmax(1),
+        teacher.log_softmax(1),
+        reduction='batchmean',
+        log_target=True,
     )
     torch.testing.assert_close(loss, expected)
     assert loss > 0
@@ -104,7 +105,7 @@ def test_loss_compares_the_masks_of_the_same_boxes(class_agnostic):
     def gradients(of):
         weights = [
             model.student.backbone.conv1.weight,
-            model.student.roi_head.mask_head.convs[0].conv.weight,
+            model.student.roi_head.bbox_head.shared_fcs[1].weight,
         ]
         return torch.autograd.grad(of, weights)
 
@@ -121,9 +122,9 @@ def test_teacher_proposes_nothing(monkeypatch):
         raise AssertionError('the teacher runs more than it has to')
 
     monkeypatch.setattr(model.teacher.rpn_head, 'forward', refuse)
-    monkeypatch.setattr(model.teacher.roi_head.bbox_head, 'forward', refuse)
+    monkeypatch.setattr(model.teacher.roi_head.mask_head, 'forward', refuse)
     losses = model(*batch(), mode='loss')
-    sum(v for k, v in losses.items() if 'loss' in k and 'bd' in k).backward()
+    sum(v for k, v in losses.items() if 'loss' in k and 'cd' in k).backward()
     assert all(p.grad is None for p in model.teacher.parameters())
 
 
@@ -134,16 +135,18 @@ def test_batch_without_an_instance_has_a_loss_of_0():
     for data_sample in samples:
         data_sample.gt_instances = blank.gt_instances
     losses = build()(images, samples, mode='loss')
-    assert losses['distill.loss_bd'] == 0
-    losses['distill.loss_bd'].backward()
+    assert losses['distill.loss_cd'] == 0
+    losses['distill.loss_cd'].backward()
 
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])
-def test_detector_without_masks_is_refused(side):
+def test_several_box_heads_are_refused(side):
     cfg = dict(student=mask_detector(), teacher=mask_detector())
-    del cfg[side].roi_head.mask_head
-    del cfg[side].roi_head.mask_roi_extractor
-    with pytest.raises(ValueError, match='"roi_head" .*one mask head'):
+    roi_head = cfg[side].roi_head
+    roi_head.type = 'CascadeRoIHead'
+    roi_head.num_stages, roi_head.stage_loss_weights = 1, [1.0]
+    cfg[side].train_cfg.rcnn = [cfg[side].train_cfg.rcnn]
+    with pytest.raises(ValueError, match='"roi_head" .*one box head.*Cascade'):
         build(**cfg)
 
 
@@ -158,8 +161,3 @@ def test_batch_without_truth_is_refused():
     del samples[1].gt_instances.bboxes
     with pytest.raises(ValueError, match='`gt_instances` in the batch'):
         model(images, samples, mode='loss')
-
-
-def test_boxes_are_not_made_smaller():
-    with pytest.raises(ValueError, match='`scale` .*at least 1, but got 0.5'):
-        InstanceMaskLogitsRecorder(scale=0.5)
