@@ -94,8 +94,10 @@ class InstanceFeaturesRecorder(ModuleOutputsRecorder):
         hook = self._classifier.register_forward_pre_hook(
             lambda module, inputs: classified.append(inputs[0])
         )
-        self._roi_head._bbox_forward(outputs, rois)
-        hook.remove()
+        try:
+            self._roi_head._bbox_forward(outputs, rois)
+        finally:
+            hook.remove()
         self.data_buffer.append(classified[0].T[None, :, None])
 
 
