@@ -180,3 +180,16 @@ def num_classes_of(model: nn.Module) -> int | None:
         if isinstance(num_classes, int):
             return num_classes
     return None
+
+
+def batch_of_call(args: tuple, kwargs: dict) -> dict:
+    """What a forward hook of a model sees it called with, by name.
+
+    Args:
+        args (tuple): The positional arguments of the call.
+        kwargs (dict): The others.
+
+    Returns:
+        dict: ``inputs`` and, if given, ``data_samples``.
+    """
+    return dict(zip(('inputs', 'data_samples'), args), **kwargs)

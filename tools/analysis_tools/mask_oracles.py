@@ -28,7 +28,7 @@ from torch import Tensor
 from mmbckd.analysis.formatting import markdown_table
 from mmbckd.engine.distillation_inputs import fit_truth
 from mmbckd.models.algorithms.teacher_inputs import TeacherInputs
-from mmbckd.models.utils import build_model
+from mmbckd.models.utils import batch_of_call, build_model
 
 METRICS = {
     'bbox_mAP': 'box AP',
@@ -93,7 +93,7 @@ def true_part(student: BaseModel, part: str, iou: float) -> Iterator[None]:
     predict_mask = student.roi_head.predict_mask
 
     def see_call(model: BaseModel, args: tuple, kwargs: dict) -> None:
-        call = dict(zip(('inputs', 'data_samples'), args), **kwargs)
+        call = batch_of_call(args, kwargs)
         samples = call['data_samples']
         size = call['inputs'].shape[-2:]
         loaded[:] = [sample.gt_instances for sample in samples]

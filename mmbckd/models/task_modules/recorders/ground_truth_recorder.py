@@ -12,6 +12,8 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.registry import TASK_UTILS
 from torch import Tensor, nn
 
+from ...utils import batch_of_call
+
 
 @TASK_UTILS.register_module()
 class GroundTruthRecorder(BaseRecorder):
@@ -47,7 +49,7 @@ class GroundTruthRecorder(BaseRecorder):
     def _hook(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         if not self._recording:
             return
-        call = dict(zip(('inputs', 'data_samples'), args), **kwargs)
+        call = batch_of_call(args, kwargs)
         samples = call.get('data_samples') or [{}]
         inputs = call['inputs']
         if self.source == 'gt_instances':

@@ -7,6 +7,8 @@ from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.registry import TASK_UTILS
 from torch import Tensor, nn
 
+from ...utils import batch_of_call
+
 SHIFTS = (-1, 0, 1)
 
 
@@ -72,8 +74,7 @@ class InstanceFeaturesRecorder(ModuleOutputsRecorder):
         self._samples = data_samples or ()
 
     def _see_call(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        call = dict(zip(('inputs', 'data_samples'), args), **kwargs)
-        self.see(call.get('data_samples'))
+        self.see(batch_of_call(args, kwargs).get('data_samples'))
 
     def forward_hook(
         self, module: nn.Module, inputs: tuple, outputs: Sequence[Tensor]
