@@ -41,7 +41,6 @@ PKD = {f'loss_pkd_fpn{i}' for i in range(4)}
 TERMS = {
     'bckd': BCKD,
     'bckd-bd': {'loss_bd'},
-    'bckd-boxes': BCKD,
     'bckd-cd': {'loss_cd'},
     'bckd-cwd': BCKD | {'loss_cwd'},
     'bckd-features': BCKD,

@@ -133,6 +133,13 @@ def is_small(path: Path) -> bool:
     return any(name in path.stem for name in ('overfit', 'camvid'))
 
 
+def compares_boxes(path: Path) -> bool:
+    """Whether the context of a pair is that of objects."""
+    return path.parent.name == (
+        'mask-rcnn_efficientnet-lite2_mask-rcnn_efficientnet-lite0'
+    )
+
+
 def data_of(path: Path) -> tuple:
     """What a config is trained on: its name, and the number of classes."""
     return ('CamVid', 4) if 'camvid' in path.stem else ('COCO', 80)
@@ -275,7 +282,7 @@ def intended_maps(path: Path, size: tuple) -> dict:
                 teacher,
             ),
         }
-    if kind(path) == 'bckd-boxes':
+    if compares_boxes(path) and 'loss_cd' in terms(path):
         # Nine boxes for the object in each of the two images.
         for side, channels in (('student', 128), ('teacher', 256)):
             maps['loss_cd', side] = (

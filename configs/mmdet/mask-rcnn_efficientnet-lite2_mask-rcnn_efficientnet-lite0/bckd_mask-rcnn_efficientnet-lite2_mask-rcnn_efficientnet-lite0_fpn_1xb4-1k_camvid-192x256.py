@@ -9,5 +9,5 @@ model = dict(
     architecture={{_base_.model}},
     teacher='{{fileDirname}}/mask-rcnn_efficientnet-lite2_fpn_1xb4-2k_camvid-192x256.py',
     teacher_ckpt='{{fileDirname}}/mask-rcnn_efficientnet-lite2_fpn_1xb4-2k_camvid-192x256.pth',
-    distiller={{_base_.bckd}},
+    distiller={{_base_.bckd_boxes}},
 )
