@@ -113,7 +113,6 @@ SWEEPS = {
     'camvid-instance-sweep': {
         'λ_bd': ['boundary.loss_weight'],
         'γ': ['boundary.radius'],
-        'boundary': ['boundary.student'],
         'affinity': ['boundary.teacher'],
         'λ_cd': ['context.loss_weight'],
         'τ': ['context.tau'],
