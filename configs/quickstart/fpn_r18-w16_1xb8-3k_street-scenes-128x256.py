@@ -9,16 +9,7 @@ model = dict(
 )
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
-    dict(
-        type='PolyLR',
-        eta_min=1e-5,
-        power=0.9,
-        begin=50,
-        end=3000,
-        by_epoch=False,
-    ),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[-1].end = 3000
 train_cfg = dict(max_iters=3000, val_interval=1000)
 default_hooks = dict(checkpoint=dict(interval=1000))

@@ -23,16 +23,7 @@ model = dict(
 )
 
 optim_wrapper = dict(optimizer=dict(lr=4e-3))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
-    dict(
-        type='PolyLR',
-        eta_min=1e-5,
-        power=0.9,
-        begin=50,
-        end=400,
-        by_epoch=False,
-    ),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[-1].end = 400
 train_cfg = dict(max_iters=400, val_interval=200)
 default_hooks = dict(checkpoint=dict(interval=200))

@@ -19,15 +19,6 @@ model = dict(
     ),
 )
 
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
-    dict(
-        type='PolyLR',
-        eta_min=1e-5,
-        power=0.9,
-        begin=50,
-        end=500,
-        by_epoch=False,
-    ),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[-1].end = 500
 train_cfg = dict(max_iters=500, val_interval=500)
