@@ -102,7 +102,7 @@ def train(jobs: list, bars: Progress) -> None:
     threads = len(os.sched_getaffinity(0)) // max(1, len(todo))
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, threads)))
     with repeatedly(show):
-        gpus = visible_gpus(int(torch.cuda.is_available()))
+        gpus = visible_gpus(range(int(torch.cuda.is_available())))
         failures = run_jobs(
             todo, [Device(gpus)] * len(todo), say=lambda text: None
         )

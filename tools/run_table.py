@@ -56,9 +56,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--gpus',
-        help='GPUs to use, such as 0,1,2; with --launcher pytorch the number '
-        'of processes of every run, with --slurm that of GPUs of each node '
-        '(default: 0, or 1 of them)',
+        help='GPUs to use of those that CUDA_VISIBLE_DEVICES names, such as '
+        '0,1,2; with --launcher pytorch the number of processes of every run, '
+        'with --slurm that of GPUs of each node (default: 0, or 1 of them)',
     )
     parser.add_argument(
         '--gpu-runs',
@@ -134,7 +134,8 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
     cpu = args.cpu or not torch.cuda.is_available()
     if args.launcher == 'pytorch':
         processes = number_of(args.gpus or '1', 'processes')
-        return [Device(() if cpu else visible_gpus(processes), processes)]
+        gpus = () if cpu else visible_gpus(range(processes))
+        return [Device(gpus, processes)]
     if cpu:
         if args.cpu_runs < 1:
             raise ValueError(
@@ -146,8 +147,10 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
                 f'{"." if args.cpu else "; PyTorch finds no GPU."}'
             )
         return [Device()] * args.cpu_runs
-    gpus = (args.gpus or '0').split(',')
-    if not all(gpu.isdecimal() for gpu in gpus) or len(set(gpus)) < len(gpus):
+    named = (args.gpus or '0').split(',')
+    if not all(gpu.isdecimal() for gpu in named) or (
+        len(set(named)) < len(named)
+    ):
         raise ValueError(
             'Expected --gpus as different numbers with commas, '
             f'such as 0,1,2, but got {args.gpus}.'
@@ -156,7 +159,8 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
         raise ValueError(
             f'Expected --gpu-runs of at least 1, but got {args.gpu_runs}.'
         )
-    return [Device((int(gpu),)) for gpu in gpus] * args.gpu_runs
+    numbers = visible_gpus([int(gpu) for gpu in named])
+    return [Device((number,)) for number in numbers] * args.gpu_runs
 
 
 def slurm_device(args: argparse.Namespace) -> Device:
@@ -236,12 +240,15 @@ def costs_of(table: Table, log: Callable, args: argparse.Namespace) -> dict:
     """Costs of the models of pairs that were run, and the machine's name.
 
     Costs kept with the results are taken from there, unless the latency is to
-    be measured.
+    be measured or they are those of another input size.
     """
-    kept = Path(args.results or '') / 'costs.json'
-    found = dict(costs={}, machine=None)
-    if args.results and kept.is_file() and not args.latency:
-        found = json.loads(kept.read_text())
+    size = list(table.input_size)
+    found = dict(costs={}, machine=None, input_size=size)
+    file = Path(args.results or '') / 'costs.json'
+    if args.results and file.is_file() and not args.latency:
+        kept = json.loads(file.read_text())
+        if kept.get('input_size') == size:
+            found = kept
     device = 'cpu' if args.cpu or not torch.cuda.is_available() else 'cuda'
     if args.latency:
         found['machine'] = machine(device)

@@ -22,6 +22,7 @@ from mmbckd.analysis.tables import execution, plan, read_table
 from mmbckd.analysis.tables.execution import Device, JobRun, run_jobs
 from mmbckd.analysis.tables.jobs import minutes_left
 from mmbckd.stack import distribution_of
+from tests.toy_table import FINISHED, leave_training
 
 ROOT = Path(__file__).parents[2]
 CPU = Device()
@@ -123,6 +124,21 @@ def test_failed_run_is_told_and_the_others_run(toy, monkeypatch):
     assert failure.startswith(f'{failing.title}: failed. The end of ')
     assert 'nowhere' in failure and 'nowhere' in said(failing)
     assert working.log() is not None
+
+
+def test_teacher_whose_checkpoint_is_gone_is_trained_again(toy, monkeypatch):
+    """Its log says that it is finished."""
+    monkeypatch.chdir(toy.parent)
+    teacher, student = plan(read_table(toy), 'work_dirs')
+    leave_training(teacher, FINISHED, dict(randomness=dict(seed=0)))
+    (teacher.work_dir / 'last_checkpoint').write_text(
+        str(teacher.last_checkpoint)
+    )
+    assert teacher.log() is not None and '--resume' not in teacher.command()
+    student = student._replace(teacher=teacher.last_checkpoint)
+    (failure,) = run_jobs([teacher, student], [CPU])
+    assert failure.startswith(f'{student.title}: failed')  # it is no distiller
+    assert teacher.last_checkpoint.is_file()
 
 
 def test_stopped_runner_leaves_no_run_behind(toy, monkeypatch):

@@ -5,6 +5,7 @@ import copy
 import csv
 import io
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from mmbckd.analysis.tables.execution import Device
 from mmbckd.analysis.tables.jobs import derive_config
 from mmbckd.analysis.tables.summary import gap_closed, paired_difference
 from mmbckd.stack import distribution_of
-from tests.toy_table import write
+from tests.toy_table import FINISHED, leave_test, leave_training, write
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
@@ -214,6 +215,35 @@ def test_options_of_a_row_change_the_config_that_runs(toy):
         parser.parse_args(['--cfg-options', *options]).cfg_options
     )
     assert run.to_dict() == changed.config.to_dict()
+    titles = [row['title'] for row in summarize(table, no_log)['rows']]
+    assert titles == ['student', 'A']
+
+
+def no_log(row: Row, seed: int) -> None:
+    """What is known of a run that was not made."""
+
+
+def test_runs_of_one_name_that_differ_are_refused(toy):
+    folder = toy.parent
+    (folder / 'other').mkdir()
+    shutil.copy(folder / 'toy.py', folder / 'other/toy.py')
+    lr = {'optim_wrapper.optimizer.lr': 1.0}
+    changed = dict(config='toy.py', variant='lr')
+    for rows in (
+        dict(A='other/toy.py'),
+        dict(A=dict(config='toy.py', checkpoint='a.pth')),
+        dict(
+            A=dict(changed, options=lr),
+            B=dict(changed, options={'optim_wrapper.optimizer.lr': 2.0}),
+        ),
+    ):
+        pair = dict(title='x', student='toy.py', rows=rows)
+        with pytest.raises(ValueError, match='two runs .* Give one a `varia'):
+            plan(read_table(write(toy, pairs=[pair])), 'work_dirs')
+    rows = dict(A=dict(changed, options=lr), B=dict(changed, options=lr))
+    pair = dict(title='x', student='toy.py', rows=rows)
+    table = read_table(write(toy, pairs=[pair], seeds=[0]))
+    assert len(plan(table, 'work_dirs')) == 2
 
 
 # ------------------------------------------------------------------- teachers
@@ -655,10 +685,35 @@ def test_run_killed_in_its_last_validation_is_tested_only(toy, monkeypatch):
     job.last_checkpoint.touch()
     assert job.command()[:3] == ['mim', 'test', distribution_of('mmseg')]
     assert job.log() is None
-    folder = job.work_dir / '20260101_000000'
-    folder.mkdir()
-    (folder / '20260101_000000.json').write_text('{"mIoU": 3.0, "time": 1}')
+    leave_test(job, str(job.last_checkpoint), 3.0)
     assert job.log().metrics == dict(mIoU=3.0)
+
+
+def test_row_with_a_checkpoint_has_the_metrics_of_that_checkpoint(
+    toy, monkeypatch
+):
+    """Not those of a training, or of a test of another one."""
+    monkeypatch.chdir(toy.parent)
+    student = dict(config='toy.py', checkpoint='published.pth')
+    pairs = [dict(title='x', student=student)]
+    (job,) = plan(read_table(write(toy, pairs=pairs)), 'work_dirs')
+    leave_test(job, 'other.pth', 3.0)
+    leave_training(
+        job, FINISHED, dict(randomness=dict(seed=0)), '20260102_000000'
+    )
+    assert job.log() is None
+    leave_test(job, 'published.pth', 7.0, '20260103_000000')
+    leave_test(job, 'other.pth', 4.0, '20260104_000000')
+    assert job.log().metrics == dict(mIoU=7.0)
+
+
+def test_run_that_was_tested_since_is_known_by_its_training(toy, monkeypatch):
+    """A test writes its config, without a seed, in place of the run's."""
+    monkeypatch.chdir(toy.parent)
+    job = plan(read_table(toy), 'work_dirs')[1]
+    leave_training(job, FINISHED, dict(randomness=dict(seed=1)))
+    leave_test(job, str(job.last_checkpoint), 54.0, '20260102_000000')
+    assert job.log().metrics == dict(mIoU=55.0)
 
 
 @pytest.mark.parametrize(
@@ -676,28 +731,65 @@ def test_only_a_run_validated_at_its_end_is_done(
 ):
     monkeypatch.chdir(toy.parent)
     job = plan(read_table(toy), 'work_dirs')[0]
-    vis_data = job.work_dir / '20260101_000000' / 'vis_data'
-    vis_data.mkdir(parents=True)
-    (vis_data / '20260101_000000.json').write_text(
-        '\n'.join(map(json.dumps, records))
-    )
-    Config(dict(randomness=dict(seed=0), train_cfg=job.config.train_cfg)).dump(
-        job.work_dir / 'toy.py'
-    )
+    leave_training(job, records, dict(randomness=dict(seed=0)))
     assert (job.log() is not None) == done
 
 
 def test_work_directory_of_another_seed_is_refused(toy, monkeypatch):
     monkeypatch.chdir(toy.parent)
     job = plan(read_table(toy), 'work_dirs')[1]
-    vis_data = job.work_dir / '20260101_000000' / 'vis_data'
-    vis_data.mkdir(parents=True)
-    (vis_data / '20260101_000000.json').write_text(
-        json.dumps(dict(loss=1.0, iter=1, step=1)) + '\n'
-    )
-    Config(dict(randomness=dict(seed=7))).dump(job.work_dir / 'toy.py')
+    leave_training(job, FINISHED, dict(randomness=dict(seed=7)))
     with pytest.raises(ValueError, match='seed 1 .* its config says 7'):
         job.log()
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(optim_wrapper=dict(optimizer=dict(lr=1.0)), hooks=[dict(a=1)]),
+        dict(optim_wrapper=dict(optimizer=dict(lr=99.0)), hooks=[]),
+    ],
+)
+def test_run_with_other_options_is_refused(toy, monkeypatch, config):
+    """As when a row is edited and its variant is not."""
+    monkeypatch.chdir(toy.parent)
+    options = {'optim_wrapper.optimizer.lr': 99.0, 'hooks.0.a': 1}
+    student = dict(config='toy.py', variant='v', options=options)
+    pairs = [dict(title='x', student=student)]
+    base = Config.fromfile('toy.py')
+    base.hooks = [dict(a=2)]
+    base.dump('toy.py')
+    (job,) = plan(read_table(write(toy, pairs=pairs, seeds=[0])), 'work_dirs')
+    seed = dict(randomness=dict(seed=0))
+    leave_training(job, FINISHED, dict(config, **seed))
+    with pytest.raises(ValueError, match='the options .*99.0.* Move it away'):
+        job.log()
+    right = dict(
+        config, hooks=[dict(a=1)], optim_wrapper=dict(optimizer=dict(lr=99.0))
+    )
+    leave_training(job, FINISHED, dict(right, **seed), '20260102_000000')
+    assert job.log().metrics == dict(mIoU=55.0)
+
+
+def test_costs_of_another_input_size_are_measured_anew(toy, tool, monkeypatch):
+    monkeypatch.setattr(tool, 'run_jobs', lambda jobs, _: [])
+    table = read_table(toy)
+    for job in plan(table, 'work_dirs'):
+        leave_training(job, FINISHED, dict(randomness=dict(seed=job.seed)))
+    argv = ['run_table.py', str(toy), '--cpu', '--results', 'kept']
+    monkeypatch.setattr(sys, 'argv', argv)
+
+    def flops():
+        tool.main()
+        (row,) = json.loads(Path('work_dirs/tables/toy.json').read_text())[
+            'rows'
+        ]
+        return row['flops']
+
+    small = flops()
+    height, width = table.input_size
+    write(toy, input_size=[2 * height, width])
+    assert flops() == 2 * small
 
 
 def test_dry_run_prints_the_commands_and_runs_nothing(
@@ -749,6 +841,7 @@ def test_dry_run_sums_the_gpu_hours_that_were_measured(
     begun = Path('work_dirs/toy_seed-1')
     begun.mkdir(parents=True)
     (begun / 'last_checkpoint').write_text('iter_1.pth')
+    (begun / 'iter_1.pth').touch()
 
     def said(*options):
         argv = ['run_table.py', str(toy), '--cpu', '--dry-run', *options]
@@ -767,6 +860,7 @@ def test_dry_run_sums_the_gpu_hours_that_were_measured(
 
 def test_options_give_every_run_its_place(tool, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
 
     def places(*options):
@@ -788,10 +882,18 @@ def test_options_give_every_run_its_place(tool, monkeypatch):
     ]
     assert places('--cpu') == [Device()]
     assert places('--cpu', '--cpu-runs', '2') == [Device()] * 2
+    with pytest.raises(ValueError, match=r'below 4, .* but got \[1, 4\]'):
+        places('--gpus', '1,4')
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5,6')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
     assert places('--launcher', 'pytorch', '--gpus', '2') == [
         Device((3, 5), 2)
     ]
+    assert places() == [Device((3,))]
+    assert places('--gpus', '0,2') == [Device((3,)), Device((6,))]
+    for options in (['3'], ['4', '--launcher', 'pytorch']):
+        with pytest.raises(ValueError, match='below 3, '):
+            places('--gpus', *options)
     monkeypatch.setattr(submitit.SlurmExecutor, 'affinity', lambda _: 1)
     day = dict(time=24 * 60)
     assert places('--slurm', '--cpu') == [Device(slurm=day)]

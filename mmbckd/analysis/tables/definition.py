@@ -42,6 +42,9 @@ class Row(NamedTuple):
         """The bare name of its config, and what is changed in it."""
         return '_'.join(filter(None, [Path(self.config).stem, self.variant]))
 
+    def __hash__(self) -> int:
+        return hash((self.title, self.name))  # options may hold lists
+
     def run_name(self, seed: int) -> str:
         """The name of a run, and of its work directory and log."""
         return self.name if seed == 0 else f'{self.name}_seed-{seed}'

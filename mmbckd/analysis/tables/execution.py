@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import submitit
+import torch
 from filelock import lock_descriptor
 from mim.utils import package2module
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment
@@ -97,22 +98,30 @@ class Device(NamedTuple):
         return executor
 
 
-def visible_gpus(number: int) -> tuple[int, ...]:
-    """The first GPUs that this process may use.
+def visible_gpus(wanted: Sequence[int]) -> tuple[int, ...]:
+    """GPUs of those that this process may use.
 
     Args:
-        number (int): How many.
+        wanted (Sequence[int]): Their places among those, as PyTorch counts
+            them.
 
     Returns:
         tuple[int]: Their numbers, as in ``CUDA_VISIBLE_DEVICES``.
 
     Raises:
-        ValueError: If that names GPUs in another way.
+        ValueError: If there are fewer, or if that names GPUs in another way.
     """
+    count = torch.cuda.device_count()
+    if any(gpu >= count for gpu in wanted):
+        raise ValueError(
+            f'Expected GPUs with numbers below {count}, as many as PyTorch '
+            f'finds, but got {list(wanted)}. Name fewer, or more in '
+            'CUDA_VISIBLE_DEVICES.'
+        )
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     if visible is None:
-        return tuple(range(number))
-    gpus = visible.split(',')[:number]
+        return tuple(wanted)
+    gpus = [visible.split(',')[gpu] for gpu in wanted]
     if not all(gpu.isdecimal() for gpu in gpus):
         raise ValueError(
             'Expected CUDA_VISIBLE_DEVICES as numbers, such as 0,1, but got '
@@ -130,11 +139,14 @@ class JobRun(Checkpointable):
     Args:
         job (Job): The job.
         device (Device): Where it runs.
+        needed (bool): Whether others wait for its checkpoint, so that its log
+            is not enough. Defaults to False.
     """
 
-    def __init__(self, job: Job, device: Device) -> None:
+    def __init__(self, job: Job, device: Device, needed: bool = False) -> None:
         self.job = job
         self.device = device
+        self.needed = needed
 
     def __call__(self) -> None:
         """Train, or test.
@@ -151,7 +163,9 @@ class JobRun(Checkpointable):
                 raise RuntimeError(
                     f'{self.job.work_dir} is in use by another process'
                 )
-            if self.job.log() is not None:  # made while this one waited
+            if self.job.log() is not None and (
+                not self.needed or self.job.last_checkpoint.is_file()
+            ):  # made while this one waited
                 return
             self.job.write_config()
             program = script(self.device.command(self.job))
@@ -224,7 +238,7 @@ def run_jobs(
         signal.signal(signal.SIGINT, signal.default_int_handler)
     needed = {job.teacher for job in jobs}
     teachers = [job for job in jobs if job.last_checkpoint in needed]
-    failures = _run_stage(teachers, devices, say)
+    failures = _run_stage(teachers, devices, say, needed=True)
     students = []
     for job in jobs:
         if job in teachers:
@@ -239,7 +253,10 @@ def run_jobs(
 
 
 def _run_stage(
-    jobs: Sequence[Job], devices: Sequence[Device], say: Callable[[str], None]
+    jobs: Sequence[Job],
+    devices: Sequence[Device],
+    say: Callable[[str], None],
+    needed: bool = False,
 ) -> list[str]:
     waiting, free = deque(jobs), deque(devices)
     running: dict[submitit.Job, tuple[Job, Device]] = {}
@@ -251,7 +268,8 @@ def _run_stage(
                 job, device = waiting.popleft(), free.popleft()
                 say(f'{job.title}\n$ {device.line(job)}')
                 job.work_dir.mkdir(parents=True, exist_ok=True)
-                submitted = device.executor(job).submit(JobRun(job, device))
+                run = JobRun(job, device, needed)
+                submitted = device.executor(job).submit(run)
                 running[submitted] = job, device
             for submitted in [s for s in running if s.done()]:
                 job, device = running.pop(submitted)

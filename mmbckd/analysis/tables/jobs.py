@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -67,7 +68,7 @@ class Job(NamedTuple):
         A run is finished when its last validation is. Where a checkpoint was
         only tested, the log holds that test as its validation.
         """
-        run = self.started()
+        run = None if self.row.checkpoint is not None else self.started()
         log = Log([], []) if run is None else run.log
         if (
             run is not None
@@ -75,18 +76,31 @@ class Job(NamedTuple):
             and log.ends_with_validation
         ):
             return log
-        tests = sorted(self.work_dir.glob('*/[0-9]*.json'))
-        if not tests or self._checkpoint_to_test() is None:
+        metrics = self._last_test()
+        if metrics is None:
             return None
-        metrics = json.loads(tests[-1].read_text())
         tested = dict(metrics, iter=log.iterations or 0)
         return Log(log.train, [*log.val, tested])
+
+    def _last_test(self) -> dict | None:
+        """What the last test of the checkpoint to test has measured."""
+        checkpoint = self._checkpoint_to_test()
+        for file in sorted(self.work_dir.glob('*/[0-9]*.json'), reverse=True):
+            config = file.parent / 'vis_data' / 'config.py'
+            if (
+                config.is_file()
+                and checkpoint is not None
+                and Config.fromfile(config).get('load_from') == checkpoint
+            ):
+                return json.loads(file.read_text())
+        return None
 
     def started(self) -> Run | None:
         """The run so far; None if nothing is logged yet.
 
         Raises:
-            ValueError: If the work directory holds a run of another seed.
+            ValueError: If the work directory holds a run of another seed, or
+                with other options.
         """
         try:
             run = read_run(str(self.work_dir), self.row.title)
@@ -99,7 +113,24 @@ class Job(NamedTuple):
                 f'{self.work_dir}, but its config says {seed}. Move it away, '
                 'or choose another --work-dir.'
             )
+        options = dict(self.row.options)
+        if not _has_options(run.config, options):
+            raise ValueError(
+                f'Expected a run with the options {options} in '
+                f'{self.work_dir}, but its config has others. Move it away, '
+                'or give the row another `variant`.'
+            )
         return run
+
+    @property
+    def steps_made(self) -> int:
+        """Iterations or epochs at the checkpoint from which it goes on."""
+        pointer = self.work_dir / 'last_checkpoint'
+        if not pointer.is_file():
+            return 0
+        name = Path(pointer.read_text().strip()).name
+        made = re.search(r'_(\d+)\.pth$', name)
+        return int(made[1]) if made and (self.work_dir / name).is_file() else 0
 
     def command(self, launcher: str = 'none', gpus: int = 0) -> list[str]:
         """The command that starts or resumes the run.
@@ -121,7 +152,7 @@ class Job(NamedTuple):
         if checkpoint is not None:
             todo[0] = 'test'
             todo += ['--checkpoint', checkpoint]
-        elif (self.work_dir / 'last_checkpoint').is_file():
+        elif self.steps_made:
             todo.append('--resume')
         return [
             'mim',
@@ -175,16 +206,27 @@ def plan(table: Table, work_dir: str | Path) -> list[Job]:
         their jobs.
 
     Raises:
-        ValueError: If a config cannot be trained, or its teacher is missing
-            or is not that of its pair.
+        ValueError: If a config cannot be trained, if its teacher is missing
+            or is not that of its pair, or if two runs have one name.
     """
     jobs: dict[Path, Job] = {}
+
+    def add(job: Job) -> None:
+        other = jobs.setdefault(job.work_dir, job)
+        if _what_runs(other) != _what_runs(job):
+            raise ValueError(
+                f'Expected a name for each run, but two runs are called '
+                f'{job.work_dir.name}, {other.title!r} and {job.title!r}, '
+                'which differ in config, options or checkpoint. Give one a '
+                '`variant`, or its config another name.'
+            )
+
     for pair in table.pairs:
         for row in pair.rows:
             _check_row(row)
         teacher = _teacher_job(pair, Path(work_dir))
         if teacher is not None:
-            jobs.setdefault(teacher.work_dir, teacher)
+            add(teacher)
         for row in (pair.student, *pair.distilled):
             needed = None
             if teacher is not None and row in pair.distilled and _learns(row):
@@ -194,21 +236,34 @@ def plan(table: Table, work_dir: str | Path) -> list[Job]:
                     handed = 'model.teacher_ckpt', teacher.row.checkpoint
                     row = row._replace(options=(*row.options, handed))
             for seed in row.seeds:
-                place = Path(work_dir) / row.run_name(seed)
-                jobs.setdefault(
-                    place,
+                add(
                     Job(
                         f'{pair.title}: {row.title}, seed {seed}',
                         row,
                         seed,
-                        place,
+                        Path(work_dir) / row.run_name(seed),
                         needed,
-                    ),
+                    )
                 )
     waited_for = {job.teacher for job in jobs.values()}
     return sorted(
         jobs.values(), key=lambda job: job.last_checkpoint not in waited_for
     )
+
+
+def _what_runs(job: Job) -> tuple:
+    row = job.row
+    return row.config, dict(row.options), row.checkpoint, job.teacher
+
+
+def _has_options(config: Config, options: dict) -> bool:
+    """Whether options would change nothing in a config."""
+    changed = copy.deepcopy(config)
+    try:
+        changed.merge_from_dict(options)
+    except (KeyError, TypeError):  # it lacks what they change
+        return False
+    return changed.to_dict() == config.to_dict()
 
 
 def _check_row(row: Row) -> None:
@@ -351,13 +406,7 @@ def described_work(job: Job, per_step: int = 1) -> str:
 
 def steps_left(job: Job) -> int:
     """Iterations or epochs from the last checkpoint to the end."""
-    pointer = job.work_dir / 'last_checkpoint'
-    made = (
-        re.search(r'_(\d+)\.pth$', pointer.read_text())
-        if pointer.is_file()
-        else None
-    )
-    return job.limit - (int(made[1]) if made else 0)
+    return job.limit - job.steps_made
 
 
 def minutes_left(job: Job) -> float | None:

@@ -76,6 +76,7 @@ def summarize(
     logs: Callable[[Row, int], Log | None],
     costs: dict[str, dict] | None = None,
     machine: str | None = None,
+    input_size: Sequence[int] | None = None,
 ) -> dict:
     """What a table says, as plain types.
 
@@ -87,6 +88,8 @@ def summarize(
             ``parameters``, ``flops`` and ``latency``; a row that has none
             has those of its pair's student. Defaults to None.
         machine (str, optional): Where the latency was measured.
+        input_size (Sequence[int], optional): Height and width at which the
+            costs were measured. Defaults to None: those of the table.
 
     Returns:
         dict: The table's ``title``, ``metrics``, …, and ``rows``.
@@ -96,7 +99,7 @@ def summarize(
         title=table.title,
         metrics=table.metrics,
         decimals=table.decimals,
-        input_size=list(table.input_size),
+        input_size=list(input_size or table.input_size),
         machine=machine,
         rows=[
             row
