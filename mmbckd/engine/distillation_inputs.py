@@ -13,6 +13,10 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 
+from ..models.algorithms.frozen_teacher_distill import (
+    head_with_samples,
+    run_head,
+)
 from ..models.task_modules.recorders import (
     GroundTruthRecorder,
     InstanceFeaturesRecorder,
@@ -179,9 +183,7 @@ def loss_inputs(
 def _inferring(network: BaseModel) -> Callable:
     """The forward of a model, made to infer instead of computing a loss."""
     forward = network.forward
-    # Of detectors not all have a plain forward that needs no truth, and
-    # segmentors may predict an image in pieces.
-    instead = 'predict' if isinstance(network, BaseDetector) else 'tensor'
+    head = head_with_samples(network)
 
     def infer(
         inputs: Tensor,
@@ -190,7 +192,14 @@ def _inferring(network: BaseModel) -> Callable:
     ) -> Any:
         if mode != 'loss':
             return forward(inputs, data_samples, mode=mode)
-        forward(inputs, data_samples, mode=instead)
+        # Of detectors not all have a plain forward that needs no truth, and
+        # segmentors may predict an image in pieces.
+        if isinstance(network, BaseDetector):
+            forward(inputs, data_samples, mode='predict')
+        elif head is not None:
+            run_head(network, head, inputs, data_samples)
+        else:
+            forward(inputs, data_samples, mode='tensor')
         return {}
 
     return infer

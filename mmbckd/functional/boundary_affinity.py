@@ -221,16 +221,28 @@ def _teacher_weights(
     ignore_index: int,
 ) -> PairWeights:
     """A and 1 - A at the resolution of z, by their source."""
+    check_source(source)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         if source == 'semantic':
             return _semantic_weights(teacher, z, tau)
         if source == 'feature':
             return _feature_weights(teacher, z, displacements)
-        if source == 'label':
-            return _label_weights(teacher, z, ignore_index)
-    raise ValueError(
-        f'Expected source to be one of {SOURCES}, but got {source!r}'
-    )
+        return _label_weights(teacher, z, ignore_index)
+
+
+def check_source(source: str) -> None:
+    """Refuse what is no source of affinities.
+
+    Args:
+        source (str): One of :data:`SOURCES`.
+
+    Raises:
+        ValueError: If it is another.
+    """
+    if source not in SOURCES:
+        raise ValueError(
+            f'Expected source to be one of {SOURCES}, but got {source!r}'
+        )
 
 
 def _semantic_weights(

@@ -68,11 +68,20 @@ def read_model(path: str) -> dict:
     return model
 
 
+def type_name(node: dict) -> str:
+    """The ``type`` of a node as text, '' if there is none.
+
+    Pure Python configs have classes there.
+    """
+    kind = node.get('type', '')
+    return kind if isinstance(kind, str) else kind.__name__
+
+
 def is_distillation(config: Config) -> bool:
     """Whether a config trains a student that is only part of its model."""
     model = config.get('model') or {}
     kinds = ('Distill', 'QuantizationAwareTraining')
-    return str(model.get('type', '')).endswith(kinds) and STUDENT in model
+    return type_name(model).endswith(kinds) and STUDENT in model
 
 
 def student_config(config: Config) -> dict:
@@ -83,7 +92,9 @@ def student_config(config: Config) -> dict:
             'config that can be trained on its own.'
         )
     model = config.model[STUDENT] if is_distillation(config) else config.model
-    return copy.deepcopy(model)
+    return (
+        read_model(model) if isinstance(model, str) else copy.deepcopy(model)
+    )
 
 
 def build_student(config: Config) -> BaseModel:

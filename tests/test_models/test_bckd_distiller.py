@@ -7,6 +7,7 @@ from mmbckd.functional import (
     relation_kl,
     semantic_affinity_loss,
 )
+from tests.detectors import detector
 from tests.segmentors import (
     batch,
     cnn_segmentor,
@@ -235,6 +236,23 @@ def test_several_modules_form_the_hierarchy():
     assert torch.equal(*values)
 
 
+def test_channels_are_those_of_the_run_that_is_recorded():
+    """Of a module that runs several times, the one that is asked for."""
+    for run in (0, 1, 2):
+        student = dict(
+            type='ModuleOutputs',
+            source='bbox_head.cls_convs.0',
+            record_idx=run,
+        )
+        short = dict(student=student, teacher='neck', source='feature')
+        model = build(detector(), detector(), boundary=short)
+        connector = model.distiller.connectors['boundary_head']
+        assert list(connector.in_channels) == [16]
+    short['student']['record_idx'] = 3  # one for each level
+    with pytest.raises(ValueError, match='Set `in_channels`'):
+        build(detector(), detector(), boundary=short)
+
+
 def test_feature_source_takes_a_pyramid():
     model = build(
         boundary=dict(student='backbone', teacher='neck', source='feature'),
@@ -290,6 +308,24 @@ def test_unknown_module_lists_the_nearest_names(side):
     [
         (dict(boundary=dict(student='backbone')), ['boundary', 'teacher']),
         (dict(boundary=boundary(radios=3)), ['radios', 'radius']),
+        (
+            dict(boundary=dict(student='backbone', source='labels')),
+            ["'labels'", "'label'"],
+        ),
+        (dict(boundary=boundary(source='logits')), ["'logits'", "'label'"]),
+        (
+            dict(boundary=dict(student='backbone', teacher='gt_sem_seg')),
+            ['gt_sem_seg', "source='label'"],
+        ),
+        (
+            dict(
+                context=dict(
+                    student=dict(source='decode_head.conv_seg'),
+                    teacher=CONV_SEG_INPUT,
+                )
+            ),
+            ['`type`', 'decode_head.conv_seg', 'ModuleInputs'],
+        ),
         (
             dict(boundary=dict(type='SemanticAffinityLoss', source='label')),
             ['source', 'radius'],

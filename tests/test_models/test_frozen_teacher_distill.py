@@ -113,12 +113,17 @@ def test_teacher_runs_in_loss_mode_if_asked():
 
 
 def test_stopped_distillation_gives_the_task_loss_alone():
+    """For the price of it: the teacher rests, and nothing is recorded."""
     model = build()
     model.train()
     model.distillation_stopped = True
-    assert not any(
-        k.startswith('distill') for k in model(*batch(), mode='loss')
-    )
+    called = []
+    model.teacher.backbone.register_forward_hook(lambda *_: called.append(1))
+    losses = model(*batch(), mode='loss')
+    assert losses and not any(k.startswith('distill') for k in losses)
+    assert not called
+    for recorder in model.distiller.student_recorders.recorders.values():
+        assert not recorder.data_buffer
 
 
 def test_paths_of_configs_build_the_same_models(tmp_path):

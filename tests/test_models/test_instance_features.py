@@ -14,7 +14,7 @@ TAU = 0.3
 SIZE = 64
 
 
-def build(student=None, teacher=None):
+def build(student=None, teacher=None, **context):
     model = MODELS.build(
         dict(
             type='mmrazor.FrozenTeacherDistill',
@@ -22,7 +22,7 @@ def build(student=None, teacher=None):
             teacher=teacher or mask_detector(),
             distiller=dict(
                 type='BCKDDistiller',
-                context=dict(student=BOXES, teacher=BOXES, tau=TAU),
+                context=dict(student=BOXES, teacher=BOXES, tau=TAU, **context),
             ),
         )
     )
@@ -128,13 +128,14 @@ def test_teacher_proposes_nothing(monkeypatch):
     assert all(p.grad is None for p in model.teacher.parameters())
 
 
-def test_batch_without_an_instance_has_a_loss_of_0():
+@pytest.mark.parametrize('max_tokens', [None, 100])
+def test_batch_without_an_instance_has_a_loss_of_0(max_tokens):
     images, samples = batch()
     blank = sample([], labels=[], shape=(SIZE, SIZE))
     blank.gt_instances.bboxes = torch.zeros(0, 4)
     for data_sample in samples:
         data_sample.gt_instances = blank.gt_instances
-    losses = build()(images, samples, mode='loss')
+    losses = build(max_tokens=max_tokens)(images, samples, mode='loss')
     assert losses['distill.loss_cd'] == 0
     losses['distill.loss_cd'].backward()
 

@@ -14,7 +14,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.hub import get_config
 from mmengine.registry import VISBACKENDS, init_default_scope
 from mmengine.runner import Runner
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from mmengine.visualization import BaseVisBackend
 from mmrazor.registry import MODELS
 
@@ -25,8 +25,9 @@ from mmbckd.functional import (
     relation_rows,
     semantic_affinity_edges,
 )
-from tests.detectors import mask_detector
+from tests.detectors import mask_detector, query_detector
 from tests.runs import config, names, write_images
+from tests.segmentors import query_segmentor
 
 LOGITS = dict(type='ModuleOutputs', source='decode_head.conv_seg')
 FEATURE = dict(type='ModuleInputs', source='decode_head.conv_seg')
@@ -302,6 +303,53 @@ def test_model_without_distillation_is_drawn_with_its_errors(
     assert semantics.palette == metainfo['palette']
     image = mmcv.imread(str(root / 'img' / '1.jpg'), channel_order='rgb')
     assert (call['image'] == image).all()
+
+
+def query_model(detector: bool) -> dict:
+    """A Mask2Former of mmdet or mmseg."""
+    if not detector:
+        return query_segmentor()
+    model = query_detector()
+    model['test_cfg'] = dict(panoptic_on=True, instance_on=False)
+    return model
+
+
+@pytest.mark.parametrize('detector', [False, True])
+def test_student_that_classifies_masks_is_drawn(
+    root, runner, drawn, monkeypatch, detector
+):
+    """Its head takes data samples, and mmdet has a name of its own for the
+    map of labels."""
+    logits = dict(
+        type='MaskClassLogits',
+        source='panoptic_head' if detector else 'decode_head',
+    )
+    model = query_model(detector)
+    runner.model = MODELS.build(
+        dict(
+            type='mmrazor.FrozenTeacherDistill',
+            architecture=model,
+            teacher=model,
+            distiller=dict(
+                type='BCKDDistiller',
+                boundary=dict(
+                    type='SemanticAffinityLoss', student=logits, teacher=logits
+                ),
+            ),
+        )
+    ).train()
+    if detector:
+        dataset = Detections(str(root / 'img' / '1.jpg'))
+        sample = dataset[0]['data_samples']
+        del sample.gt_instances
+        sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, 30, 45).long())
+        sample.gt_sem_seg.sem_seg[..., 20:] = 1
+        loader = SimpleNamespace(dataset=dataset, collate_fn=pseudo_collate)
+        monkeypatch.setattr(runner.val_loop, 'dataloader', loader)
+    draw(runner, indices=[0])
+    (call,) = drawn
+    assert (call['semantics'] is None) == detector
+    assert call['boundary'].truth.any()
 
 
 def detector():

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ...models.utils import is_distillation
+from ...models.utils import is_distillation, type_name
 from ...stack import distribution_of
 from ..runs import Log, Run, read_run
 from .definition import Pair, Row, Table, read_config, row_config
@@ -289,7 +289,7 @@ def _check_row(row: Row) -> None:
 def _learns(row: Row) -> bool:
     """Whether a row learns from a teacher."""
     config = row_config(row)
-    return is_distillation(config) and not config.model.type.endswith(
+    return is_distillation(config) and not type_name(config.model).endswith(
         ('SelfDistill', 'QuantizationAwareTraining')
     )
 

@@ -28,6 +28,7 @@ from ...models.losses import (
     ContextRelationLoss,
     SemanticAffinityLoss,
 )
+from ...models.task_modules.recorders import label_map
 from ...visualization import (
     Boundary,
     Relations,
@@ -336,17 +337,18 @@ def _boundary(
             _array(student.sigmoid()[0, 0]), _array(edges[0, 0]), loss.source
         )
     maps = [*semantic_affinity_edges(student, teacher, tau=loss.tau)]
-    if truth is not None:
+    labels = None if truth is None else label_map(truth)
+    if labels is not None:
         maps.append(
             affinity_edges(
                 student[:, :1],
-                truth.data,
+                labels,
                 source='label',
                 ignore_index=ignore_index,
             )
         )
-    student, teacher, *labels = (_array(edges[0, 0]) for edges in maps)
-    return Boundary(student, teacher, 'mask', *labels)
+    student, teacher, *true = (_array(edges[0, 0]) for edges in maps)
+    return Boundary(student, teacher, 'mask', *true)
 
 
 def _first(model: nn.Module, cls: type | tuple) -> nn.Module | None:

@@ -1,5 +1,6 @@
 import logging
 import os.path as osp
+from contextlib import nullcontext
 from inspect import signature
 
 import torch
@@ -129,7 +130,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             if self.distiller.deliveries.deliveries
             else 'extract_feat'
             if self._only_features_are_recorded()
-            else _head_with_samples(teacher) or 'tensor'
+            else head_with_samples(teacher) or 'tensor'
         )
         # After the distiller, so that what it records is quantized.
         if quantize is not None:
@@ -143,15 +144,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Losses of the student and of the distiller, by name."""
         losses = dict()
         distiller = self.distiller
-        if (
-            distiller.teacher_recorders.recorders
-            or distiller.deliveries.deliveries
+        distilling = not self.distillation_stopped
+        if distiller.deliveries.deliveries or (
+            distilling and distiller.teacher_recorders.recorders
         ):
             self.run_teacher(batch_inputs, data_samples)
 
         distiller.set_deliveries_override(True)
         with (
-            distiller.student_recorders,
+            distiller.student_recorders if distilling else nullcontext(),
             distiller.deliveries,
             torch.set_grad_enabled(self.student_trainable),
         ):
@@ -161,7 +162,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if self.calculate_student_loss:
             losses.update(add_prefix(student_losses, 'student'))
 
-        if not self.distillation_stopped:
+        if distilling:
             losses.update(
                 add_prefix(distiller.compute_distill_losses(), 'distill')
             )
@@ -194,9 +195,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             if self.teacher_forward == 'extract_feat':
                 self.teacher.extract_feat(inputs)
             elif self.teacher_forward in _HEADS:
-                features = self.teacher.extract_feat(inputs)
-                head = self.teacher.get_submodule(self.teacher_forward)
-                head(features, _without_truth(inputs, data_samples))
+                run_head(
+                    self.teacher, self.teacher_forward, inputs, data_samples
+                )
             else:
                 self.teacher(inputs, data_samples, mode=self.teacher_forward)
         for recorder in distiller.teacher_recorders.recorders.values():
@@ -228,9 +229,11 @@ def _leave_inference_mode(recorder: BaseRecorder) -> None:
     )
 
 
-def _head_with_samples(model: nn.Module) -> str | None:
-    """The head that is called with data samples: mmseg's mode 'tensor' gives
-    it none, and mmdet's runs it past its hooks."""
+def head_with_samples(model: nn.Module) -> str | None:
+    """The name of the head that is called with data samples, if there is one.
+
+    mmseg's mode 'tensor' gives it none, and mmdet's runs it past its hooks.
+    """
     for name in _HEADS:
         head = getattr(model, name, None)
         if isinstance(head, nn.Module) and (
@@ -240,15 +243,28 @@ def _head_with_samples(model: nn.Module) -> str | None:
     return None
 
 
-def _without_truth(
-    inputs: torch.Tensor, data_samples: list[BaseDataElement] | None
-) -> list[BaseDataElement]:
-    """The data samples as in inference, with what mmseg's heads add there."""
+def run_head(
+    model: BaseModel,
+    name: str,
+    inputs: torch.Tensor,
+    data_samples: list[BaseDataElement] | None,
+) -> None:
+    """Run backbone, neck and a head of :func:`head_with_samples`.
+
+    Args:
+        model (BaseModel): The model.
+        name (str): The head's name.
+        inputs (Tensor): As the model gets them, (N, 3, H, W).
+        data_samples (list[BaseDataElement] | None): Those of the images,
+            whose truth the head does not get.
+    """
+    # mmseg's heads add the size in inference.
     size = tuple(inputs.shape[-2:])
-    return [
+    without_truth = [
         type(sample)(metainfo={**sample.metainfo, 'batch_input_shape': size})
         for sample in data_samples or ()
     ]
+    model.get_submodule(name)(model.extract_feat(inputs), without_truth)
 
 
 def _check_classes(student: nn.Module, teacher: nn.Module) -> None:

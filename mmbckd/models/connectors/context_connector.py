@@ -83,4 +83,6 @@ def _pooled(feature: Tensor, max_tokens: int) -> Tensor:
     k = 1
     while ceil(height / k) * ceil(width / k) > max_tokens:
         k += 1
+    if k == 1:  # also a map without pixels, which cannot be pooled
+        return feature
     return F.avg_pool2d(feature, k, ceil_mode=True, count_include_pad=False)

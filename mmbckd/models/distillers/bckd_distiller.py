@@ -1,6 +1,7 @@
 import copy
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 from inspect import signature
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.registry import MODELS
 from torch import nn
 
+from ...functional.boundary_affinity import check_source
 from ..connectors import ContextConnector, HierarchicalBoundaryConnector
 from ..losses import (
     BoundaryAffinityLoss,
@@ -24,6 +26,11 @@ Source = str | Sequence[str] | dict
 
 # The classifier of mmseg's heads.
 CLASSIFIER = 'decode_head.conv_seg'
+
+# What `teacher` of the boundary term may name for source='label'.
+_TRUTHS = ('gt_sem_seg', 'gt_instances')
+
+_RECORDERS = "'ModuleOutputs' or 'ModuleInputs'"
 
 # What the losses on logits are logged as, by their class; all others are
 # loss_logits.
@@ -209,21 +216,24 @@ class BCKDDistiller(ConfigurableDistiller):
 
         # What comes after the recorded modules need not run, and could not
         # in heads that want data samples.
-        awaited = {model.get_submodule(n) for n in recorded_modules(recorder)}
+        runs = 1 + record.get('record_idx', 0)
+        awaited = dict.fromkeys(
+            map(model.get_submodule, recorded_modules(recorder)), runs
+        )
 
         def stop(module: nn.Module, *_) -> None:
-            awaited.discard(module)
-            if not awaited:
+            awaited[module] -= 1
+            if max(awaited.values()) <= 0:
                 raise _Recorded
 
-        hooks = [m.register_forward_hook(stop) for m in list(awaited)]
+        hooks = [m.register_forward_hook(stop) for m in awaited]
         model.eval()
         try:
-            with torch.no_grad():
-                recorder.__enter__()
+            with torch.no_grad(), suppress(_Recorded), recorder:
                 model(torch.zeros(1, 3, 128, 128, device=device))
-        except _Recorded:
-            pass
+            features = self.get_record(
+                **{k: v for k, v in record.items() if k != 'connector'}
+            )
         except Exception as e:
             raise ValueError(
                 'The channels of '
@@ -232,14 +242,10 @@ class BCKDDistiller(ConfigurableDistiller):
                 '`in_channels` of the boundary term.'
             ) from e
         finally:
-            recorder.__exit__(None, None, None)
             for hook in hooks:
                 hook.remove()
             for module, mode in training.items():
                 module.training = mode
-        features = self.get_record(
-            **{k: v for k, v in record.items() if k != 'connector'}
-        )
         recorder.reset_data_buffer()
         if isinstance(features, torch.Tensor):
             features = [features]
@@ -304,6 +310,12 @@ def _recorder(source: Source) -> tuple[dict, dict]:
         source = dict(type='ModuleOutputs', source=source)
     elif not isinstance(source, dict):
         source = dict(type='ModuleListOutputs', source=list(source))
+    elif 'type' not in source:
+        raise ValueError(
+            f'Expected the `type` of a recorder, such as {_RECORDERS}, but '
+            f'got {source}. Add it, or give the name of a module alone for '
+            'what it puts out.'
+        )
     picks = ('record_idx', 'data_idx')
     recorder = {k: v for k, v in source.items() if k not in picks}
     picked = {k: v for k, v in source.items() if k in picks}
@@ -376,7 +388,15 @@ def _expand_boundary(cfg: dict) -> dict:
             'in `distill_losses`.'
         )
     teacher = cfg.get('teacher', 'gt_sem_seg')
-    if cfg.get('source') == 'label':
+    source = cfg.get('source', 'semantic')
+    check_source(source)
+    if source != 'label' and cfg.get('teacher') in _TRUTHS:
+        raise ValueError(
+            'Expected a module of the teacher as `teacher` of `boundary`, '
+            f'whose source is {source!r}, but got {teacher!r}, which is the '
+            "truth. Set source='label' for the affinities of that."
+        )
+    if source == 'label':
         if isinstance(teacher, str):
             teacher = dict(
                 type='GroundTruth',

@@ -5,6 +5,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...functional import boundary_affinity_loss
+from ...functional.boundary_affinity import check_source
 
 
 @MODELS.register_module()
@@ -28,6 +29,9 @@ class BoundaryAffinityLoss(nn.Module):
             for ``source='label'``. Defaults to 255.
         loss_weight (float): λ_bd. Defaults to 1.
 
+    Raises:
+        ValueError: If ``source`` is none of these.
+
     Shape:
         - preds_S: (N, 1, H, W), boundary logits, the output of
           :class:`HierarchicalBoundaryConnector`.
@@ -45,6 +49,7 @@ class BoundaryAffinityLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_source(source)
         self.source = source
         self.radius = radius
         self.tau = tau

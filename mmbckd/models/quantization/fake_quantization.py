@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...deploy.interface import check_model
+from ..utils import type_name
 from .plan import Layer, Plan, Site
 from .quantizers import ActivationQuantizer, LayerQuantizer
 
@@ -302,9 +303,9 @@ def build_quantization(
     }
     if not scales:
         return None
-    if 'quantize' not in config.model and not str(
-        config.model.get('type')
-    ).endswith('QuantizationAwareTraining'):
+    if 'quantize' not in config.model and not type_name(config.model).endswith(
+        'QuantizationAwareTraining'
+    ):
         raise ValueError(
             f'Expected the config that {checkpoint} was trained with, since '
             'it is of a quantization-aware training, but this one has no '

@@ -1,7 +1,11 @@
 """Recorders that MMRazor does not have: of several modules, of models that
 classify masks, of tokens, of RoI heads, of the truth."""
 
-from .ground_truth_recorder import GroundTruthRecorder, instance_id_map
+from .ground_truth_recorder import (
+    GroundTruthRecorder,
+    instance_id_map,
+    label_map,
+)
 from .instance_features_recorder import InstanceFeaturesRecorder
 from .mask_query_recorders import (
     MaskClassLogitsRecorder,
@@ -19,5 +23,6 @@ __all__ = [
     'ModuleListOutputsRecorder',
     'ModuleTokensRecorder',
     'instance_id_map',
+    'label_map',
     'recorded_modules',
 ]

@@ -77,8 +77,7 @@ class GroundTruthRecorder(BaseRecorder):
         truth = sample.get(self.source)
         if truth is None:
             raise self._missing(f'`{self.source}`')
-        # The first is mmseg's name, the second mmdet's.
-        labels = truth.get('data', truth.get('sem_seg'))
+        labels = label_map(truth)
         if labels is None:
             raise ValueError(
                 f"Expected the map of `{self.source}` as its 'data' or "
@@ -112,6 +111,22 @@ class GroundTruthRecorder(BaseRecorder):
     def __exit__(self, exc_type, exc_value, traceback) -> None:
         super().__exit__(exc_type, exc_value, traceback)
         self._recording = False
+
+
+def label_map(truth: BaseDataElement) -> Tensor | None:
+    """The map of labels in the ``gt_sem_seg`` of a data sample.
+
+    Args:
+        truth (BaseDataElement): It, of mmseg or mmdet.
+
+    Returns:
+        Tensor | None: None if it has none.
+
+    Shape:
+        - returns: (1, H, W)
+    """
+    # The first is mmseg's name, the second mmdet's.
+    return truth.get('data', truth.get('sem_seg'))
 
 
 def instance_id_map(
