@@ -142,8 +142,9 @@ def parse_args() -> argparse.Namespace:
         '--min-int8-agreement',
         type=float,
         metavar='PERCENT',
-        help='labels that must equal those of PyTorch (default: 90, with '
-        'learned scales 98, with those of powers of two 99.9)',
+        help='labels of a segmentor that must equal those of PyTorch '
+        '(default: 90, with learned scales 98, with those of powers of two '
+        '99.9)',
     )
     parser.add_argument(
         '--test',
@@ -178,9 +179,12 @@ def run(args: argparse.Namespace) -> bool:
     require('onnx', 'onnxscript', 'onnxruntime')
     mmseg.utils.register_all_modules(init_default_scope=False)
     mmdet.utils.register_all_modules(init_default_scope=False)
-    config = Config.fromfile(args.config)
+    config = read_config(args.config)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
+    out, name = Path(args.out), args.name or Path(args.config).stem
+    for written in (out / f'{name}.py', out / f'{name}_int8.py'):
+        check_free(written)
     interface = deploy.Interface(args.input, args.channel_order, args.output)
     model = build_student(config).eval()
     load_student(model, args.checkpoint)
@@ -206,9 +210,7 @@ def run(args: argparse.Namespace) -> bool:
         )
     val = configs.build_dataset(config, 'val')
     shape = tuple(args.shape or configs.default_shape(config, model))
-    out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    name = args.name or Path(args.config).stem
     if segments:
         test_config = configs.onnx_config(config, model, shape, interface)
 
@@ -225,6 +227,7 @@ def run(args: argparse.Namespace) -> bool:
         return found
 
     files = {}
+    least = args.min_int8_agreement
     part = out / f'{name}.part.onnx'
     file, int8 = out / f'{name}.onnx', out / f'{name}_int8.onnx'
     options = dict(
@@ -238,8 +241,9 @@ def run(args: argparse.Namespace) -> bool:
             files['float32'] = file, keep(file, 99.9, MAX_DIFFERENCE)
         if quantization is not None:
             deploy.export_qdq(quantization, part, shape, interface, **options)
-            least = 99.9 if quantization.power_of_two_scales else 98
-            files['int8'] = int8, keep(int8, args.min_int8_agreement or least)
+            if least is None:
+                least = 99.9 if quantization.power_of_two_scales else 98
+            files['int8'] = int8, keep(int8, least)
         if args.int8:
             train = configs.read_images(
                 configs.build_dataset(config, 'train'),
@@ -256,7 +260,7 @@ def run(args: argparse.Namespace) -> bool:
                 activations=args.activations,
                 reduce_range=args.reduce_range,
             )
-            files['int8'] = int8, keep(int8, args.min_int8_agreement or 90)
+            files['int8'] = int8, keep(int8, 90 if least is None else least)
             write_layers(
                 deploy.layer_errors(file, int8, given[:4]),
                 out / f'{name}_int8_layers.json',
@@ -272,6 +276,27 @@ def run(args: argparse.Namespace) -> bool:
     return True
 
 
+def read_config(path: str) -> Config:
+    """A config, with the names of types as text."""
+    config = Config.fromfile(path)
+    if not Config._is_lazy_import(path):
+        return config
+    # One in pure Python has classes there; dumped, their names.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(path).name
+        config.dump(file)
+        return Config.fromfile(file)
+
+
+def check_free(file: Path) -> None:
+    """Refuse to replace a config that no export has written."""
+    if file.is_file() and 'ONNXSegmentor' not in file.read_text():
+        raise ValueError(
+            f'Expected to write the config of an ONNX file to {file}, but '
+            'that is a config of your own. Choose another --out or --name.'
+        )
+
+
 class Disagreement(Exception):
     """A file does not compute what the model does."""
 
@@ -285,6 +310,12 @@ def keep_if_equal(
 ) -> None:
     """Give a file its name, if it agrees with the model."""
     print(f'{file}: {found}', flush=True)
+    if not math.isfinite(found.max_difference):
+        file.unlink(missing_ok=True)
+        raise Disagreement(
+            f'Expected finite values from {file.name}, but some are not '
+            'finite. It is not kept.'
+        )
     if found.max_difference > max_difference or (
         found.agreement is not None and found.agreement < min_agreement
     ):

@@ -86,7 +86,10 @@ def check_config(cfg: Config, num_samples: int = 20) -> list[Report]:
     scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
         checks = [_Check(*each) for each in datasets.values()]
-        reports = [check.run(num_samples) for check in checks]
+        for check in checks:
+            check.find()
+        label_maps = set().union(*(check.label_maps for check in checks))
+        reports = [check.run(num_samples, label_maps) for check in checks]
     read = {check.ann_file for check in checks}
     for evaluator in evaluators_of(cfg):
         file = osp.normpath(evaluator['ann_file'])
@@ -145,15 +148,31 @@ class _Check:
             f'Expected {what}, but {found}. {todo or self.hint(path)}'
         )
 
-    def run(self, num_samples: int) -> Report:
-        """Go as far as what is there allows."""
+    def find(self) -> None:
+        """List the images, if what lists them is there."""
         for place in self.places:
             if not osp.exists(place):
                 found = f'it is missing or misplaced; {_nearest(place)}'
                 self.expect(place, found, place)
-        if not self.report.problems and (listed := self.load()):
-            self.check_number(len(listed))
-            self.check_samples(self.check_files(listed), num_samples)
+        self.listed = [] if self.report.problems else self.load()
+
+    @property
+    def label_maps(self) -> set[str]:
+        """The label maps of the images."""
+        found = (info.get('seg_map_path') for info in self.listed)
+        return {osp.normpath(file) for file in found if file}
+
+    def run(self, num_samples: int, label_maps: set[str]) -> Report:
+        """Go as far as what is there allows.
+
+        Args:
+            num_samples (int): How many images to open.
+            label_maps (set[str]): Those of all data sets of the config, which
+                may share a folder.
+        """
+        if self.listed:
+            self.check_number(len(self.listed))
+            self.check_samples(self.check_files(label_maps), num_samples)
         return self.report
 
     def load(self) -> list[dict]:
@@ -213,8 +232,9 @@ class _Check:
                 f'but {used:,} have.'
             )
 
-    def check_files(self, listed: list[dict]) -> list[dict]:
+    def check_files(self, label_maps: set[str]) -> list[dict]:
         """The entries whose files are all there."""
+        listed = self.listed
         lost: set[str] = set()
         for key, what in _FILES.items():
             files = [info[key] for info in listed if info.get(key)]
@@ -233,8 +253,7 @@ class _Check:
             # image is missing.
             suffix = self.dataset.seg_map_suffix
             found = list_dir_or_file(folder, False, True, suffix, True)
-            used = {osp.normpath(info['seg_map_path']) for info in listed}
-            left = {osp.join(folder, name) for name in found} - used
+            left = {osp.join(folder, name) for name in found} - label_maps
             if left:
                 images = self.folders['img_path']
                 self.expect(

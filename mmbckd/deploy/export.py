@@ -25,6 +25,7 @@ from .interface import (
     check_interface,
     check_model,
     output_names,
+    threshold_of,
 )
 from .optional import require
 
@@ -118,9 +119,9 @@ def export_onnx(
     finally:
         model.train(training)
     proto = onnx.load(str(file))
+    Path(file).unlink()  # it is not complete
     foreign = {n.domain for n in proto.graph.node} - {'', 'ai.onnx'}
     if foreign:
-        Path(file).unlink()
         raise ValueError(
             'Expected standard operators only, but the file has some of '
             f'{sorted(foreign)}. Replace the layers that need them.'
@@ -224,7 +225,7 @@ def describe(
             kind=interface.output,
             num_classes=max(model.out_channels, 2),
             align_corners=model.align_corners,
-            threshold=model.decode_head.threshold,
+            threshold=threshold_of(model),
         )
     entries = dict(
         input=image,

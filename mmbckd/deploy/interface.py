@@ -95,7 +95,7 @@ class FileFunction(nn.Module):
                     image.new_tensor(std).view(-1, 1, 1)
                 )
         maps = raw_maps(self.model, image)
-        if output == 'labels':
+        if output == 'labels' and isinstance(self.model, EncoderDecoder):
             return label_maps(self.model, maps[0]).int()
         return maps
 
@@ -131,7 +131,22 @@ def label_maps(model: nn.Module, logits: Tensor) -> Tensor:
     """
     if logits.shape[1] > 1:
         return logits.argmax(1)
-    return (logits[:, 0].sigmoid() > model.decode_head.threshold).long()
+    return (logits[:, 0].sigmoid() > threshold_of(model)).long()
+
+
+def threshold_of(model: nn.Module) -> float | None:
+    """The probability from which logits of one channel are the class 1.
+
+    Args:
+        model (nn.Module): A segmentor.
+
+    Returns:
+        float, optional: None if it has logits of several channels.
+    """
+    head = model.decode_head
+    if isinstance(head, nn.ModuleList):  # a cascade, whose last one counts
+        head = head[-1]
+    return head.threshold
 
 
 def output_names(model: nn.Module, interface: Interface) -> list[str]:
@@ -140,6 +155,16 @@ def output_names(model: nn.Module, interface: Interface) -> list[str]:
         return [interface.output]
     with torch.no_grad():
         found = model._forward(torch.zeros(1, 3, 64, 64))
+    if len(found) > len(DETECTOR_OUTPUTS) or any(
+        isinstance(maps, Tensor) for maps in found
+    ):
+        raise TypeError(
+            'Expected a detector that predicts '
+            f'{", ".join(DETECTOR_OUTPUTS)} on each level and no more, but '
+            f'{type(model.bbox_head).__name__} gives something else besides, '
+            'such as what masks are made of. Export a model of another kind, '
+            'or keep PyTorch for this one.'
+        )
     return [
         f'{name}_{level}'
         for name, maps in zip(DETECTOR_OUTPUTS, found)

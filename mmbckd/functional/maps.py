@@ -74,6 +74,26 @@ def check_logits(student: Any, teacher: Any) -> None:
         )
 
 
+def check_classes(logits: Tensor) -> None:
+    """Raise unless a softmax over the channels of logits says anything.
+
+    Args:
+        logits (Tensor): The logits.
+
+    Raises:
+        ValueError: If there is one channel only.
+
+    Shape:
+        - logits: (N, K, H, W)
+    """
+    if logits.shape[1] < 2:
+        raise ValueError(
+            'Expected logits of at least 2 classes, for a softmax over one '
+            f'is 1 everywhere, but got {logits.shape[1]} channel; set '
+            'out_channels=2 of the classifiers'
+        )
+
+
 def resized(x: Tensor, size: Sequence[int]) -> Tensor:
     """A map at another size, bilinearly with ``align_corners=False``.
 

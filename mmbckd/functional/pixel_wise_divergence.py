@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .maps import at_one_size, check_logits
+from .maps import at_one_size, check_classes, check_logits
 
 
 def pixel_wise_divergence(
@@ -59,6 +59,7 @@ def pixel_wise_divergence(
         0.6931
     """
     check_logits(student, teacher)
+    check_classes(student)
     if not tau > 0:
         raise ValueError(
             f'Expected a positive tau, but got {tau}; pass e.g. tau=1.0'

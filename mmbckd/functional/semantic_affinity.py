@@ -12,7 +12,7 @@ from .lines import (
     pair_displacements,
     pair_ends,
 )
-from .maps import check_logits, resized, totals_over_group
+from .maps import check_classes, check_logits, resized, totals_over_group
 
 # Share of either outcome that no student can rule out. It bounds the loss
 # where a student sees no boundary at all between two pixels.
@@ -190,6 +190,7 @@ def _probabilities(
 ) -> tuple[Tensor, Tensor]:
     """p = softmax(l / tau) of both, (N, K, H, W), in float32 or float64."""
     check_logits(student, teacher)
+    check_classes(student)
     if not tau > 0:
         raise ValueError(
             f'Expected a positive tau, but got {tau}; pass e.g. tau=1.0'

@@ -171,7 +171,15 @@ class Choice:
         """What the classifier of a segmentor puts out."""
         side = key.rpartition('.')[2]
         found = self.stages[side]
-        if found.classifier:
+        if found.classifier and found.logits[0].channels < 2:
+            self._leave(
+                key,
+                f"the {side}'s class logits of at least 2 channels",
+                f'its {found.classifier} puts out 1 channel. Set '
+                'out_channels=2 of its head, with the softmax that goes with '
+                'it, or leave the term out',
+            )
+        elif found.classifier:
             self._set(
                 key,
                 found.classifier,

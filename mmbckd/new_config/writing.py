@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import os.path as osp
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from ..engine import hooks as our_hooks
 from ..engine.hooks.data_check_hook import check_num_classes
 from ..models.algorithms import FrozenTeacherDistill
 from ..models.algorithms.teacher_inputs import Normalization
-from ..models.utils import build_model
+from ..models.utils import build_model, type_name
 from .choice import BASE, Choice, complete_terms
 from .formatting import Code, assignment, comment
 from .stages import Stages
@@ -159,7 +160,7 @@ def write_config(
         choice.stages,
         note,
         todo,
-        f'mim train mmrazor {shown} --gpus {gpus}',
+        f'mim train mmrazor {shlex.quote(shown)} --gpus {gpus}',
     )
 
 
@@ -167,6 +168,11 @@ def write_config(
 
 
 def _check_out(out: Path, force: bool) -> None:
+    if out.suffix != '.py':
+        raise ValueError(
+            f'Expected the name of a Python config, but got {out}. Name it '
+            'as --out NAME.py.'
+        )
     if out.exists() and not force:
         raise FileExistsError(
             f'Expected a file that is new, but {out} exists. Name another '
@@ -242,11 +248,18 @@ def _leave_out_weights(model: dict) -> None:
             part['pretrained'] = False if part['pretrained'] is True else None
 
 
+# By its name in the registry, and by that of the class.
+_PRETRAINED = ('Pretrained', 'PretrainedInit')
+
+
 def _is_pretrained(cfg: Config) -> bool:
     """Whether a config names weights that its training begins with."""
     return bool(cfg.get('load_from')) or any(
         part.get('pretrained')
-        or (part.get('type') == 'Pretrained' and part.get('checkpoint'))
+        or (
+            type_name(part).rpartition('.')[2] in _PRETRAINED
+            and part.get('checkpoint')
+        )
         for part in _dicts(cfg.model)
     )
 
@@ -263,16 +276,22 @@ def _dicts(node: object) -> Iterator[dict]:
 
 def _dataset(cfg: Config) -> BaseDataset | None:
     """What a config trains on, without its files; None if it does not say."""
-    dataset = cfg.get('train_dataloader', {}).get('dataset')
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
     while dataset is not None and 'type' in dataset:
         if 'dataset' in dataset:
             dataset = dataset['dataset']
         elif 'datasets' in dataset:
             dataset = dataset['datasets'][0]
         else:
-            return DATASETS.build(
-                {**dataset, 'pipeline': [], 'lazy_init': True}
-            )
+            try:
+                return DATASETS.build(
+                    {**dataset, 'pipeline': [], 'lazy_init': True}
+                )
+            except Exception as error:
+                raise ValueError(
+                    f'Expected the training data of {cfg.filename} to be '
+                    f'built, but that raised {type(error).__name__}: {error}'
+                ) from error
     return None
 
 

@@ -243,6 +243,26 @@ def test_image_without_label_map_and_label_map_without_image(check):
     assert '1 have none' in left and 'ADE_train_00000001.png' in left
 
 
+def test_label_maps_of_all_splits_may_share_a_folder(check):
+    """Those without an image in one split have theirs in another."""
+    shared = ADE / 'annotations/training'
+    for file in (ADE / 'annotations/validation').iterdir():
+        file.rename(shared / file.name)
+    places = {
+        f'{split}_dataloader.dataset.data_prefix.seg_map_path': (
+            'annotations/training'
+        )
+        for split in ('train', 'val', 'test')
+    }
+    assert check('ade', **places) == []
+    (ADE / 'images/training/ADE_train_00000001.jpg').unlink()
+    problems = check('ade', **places)
+    assert problems
+    for problem in problems:
+        assert '1 have none' in problem
+        assert 'ADE_train_00000001.png' in problem
+
+
 # What is broken
 
 FILES = {

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmcv.ops import DeformConv2dPack
 from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 
 from mmbckd.deploy import Interface, compare_onnx, export_onnx
@@ -218,6 +219,50 @@ def test_detectors_of_one_stage_give_their_raw_maps(kind, names, tmp_path):
     found = compare_onnx(file, model, pictures(64, 96))
     assert found.max_difference < 1e-4
     assert found.agreement is None
+
+
+def test_labels_are_asked_of_segmentors_only(tmp_path):
+    """Raw maps of a detector come as they are."""
+    model = build(detector(), 'mmdet')
+    interface = Interface(output='labels')
+    export_onnx(model, tmp_path / 'a.onnx', (64, 96), interface)
+    found = compare_onnx(
+        tmp_path / 'a.onnx', model, pictures(64, 96), interface
+    )
+    assert found.max_difference < 1e-4
+
+
+def test_detector_with_more_than_boxes_is_refused(tmp_path):
+    """RTMDet-Ins: one stage, but its masks are computed per object."""
+    config = get_config('mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py')
+    model = dict(config.model, _scope_='mmdet')
+    model['backbone'].init_cfg = None
+    with pytest.raises(TypeError, match='RTMDetInsSepBNHead .* mask'):
+        export_onnx(build(model, 'mmdet'), tmp_path / 'a.onnx', (64, 64))
+
+
+def test_cascade_of_heads_exports(tmp_path):
+    model = cnn_segmentor()
+    head = model['decode_head']
+    coarse = dict(
+        type='FCNHead',
+        in_channels=head['in_channels'][-1],
+        in_index=3,
+        channels=8,
+        num_convs=1,
+        concat_input=False,
+        num_classes=head['num_classes'],
+        norm_cfg=dict(type='BN'),
+    )
+    fine = dict(coarse, type='OCRHead', ocr_channels=8)
+    del fine['num_convs'], fine['concat_input']
+    model.update(
+        type='CascadeEncoderDecoder', num_stages=2, decode_head=[coarse, fine]
+    )
+    model = build(model)
+    export_onnx(model, tmp_path / 'a.onnx', (64, 96))
+    found = compare_onnx(tmp_path / 'a.onnx', model, pictures(64, 96))
+    assert found.agreement > 99.9 and found.max_difference < 1e-4
 
 
 class FasterRCNN(torch.nn.Module):

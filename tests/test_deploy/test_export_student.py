@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from mmengine.runner import load_checkpoint
 
 from mmbckd.analysis.predictions import build_student
 from mmbckd.analysis.runs import read_run
-from mmbckd.deploy import Interface, export_onnx, export_qdq
+from mmbckd.deploy import Comparison, Interface, export_onnx, export_qdq
 from mmbckd.engine import checkpoints
 from mmbckd.models import ONNXSegmentor
 from mmbckd.models.quantization import FakeQuantization
@@ -200,6 +201,64 @@ def test_what_is_wrong_is_said_in_a_line(change, options, match, training):
     message = export(*options, '--out', 'out')
     assert re.search(match, message)
     assert message.startswith('export_student: error: Expected ')
+
+
+def test_config_of_ones_own_is_not_replaced(training):
+    """As the student's, if it lies where the files are to go."""
+    before = (training / 'run.py').read_text()
+    shutil.copy('run.py', 'run_int8.py')
+    (training / 'other.py').write_text(before.replace('run.py', 'other.py'))
+    for options, name in (
+        ([], 'run.py'),
+        (['--name', 'other'], 'other.py'),
+        (['--name', 'run', '--out', '../' + training.name], 'run.py'),
+    ):
+        message = export('--out', '.', *options)
+        assert 'config of your own' in message and name in message
+    assert (training / 'run.py').read_text() == before
+    # What an earlier export wrote may be written again.
+    assert not export('--out', 'out', '--num-images', '1')
+    assert not export('--out', 'out', '--num-images', '1')
+
+
+def test_distillation_in_a_pure_python_config_is_exported(training):
+    text = (training / 'run.py').read_text()
+    for name, scope, module in (
+        ('FrozenTeacherDistill', 'mmrazor.', 'mmbckd.models.algorithms'),
+        ('LoadAnnotations', '', 'mmseg.datasets.transforms'),
+    ):
+        assert f"type='{scope}{name}'" in text
+        text = text.replace(f"type='{scope}{name}'", f'type={name}')
+        text = f'from {module} import {name}\n{text}'
+    (training / 'run.py').write_text(text)
+    assert not export('--out', 'out', '--num-images', '1')
+    assert 'ONNXSegmentor' in (training / 'out/run.py').read_text()
+
+
+def test_least_agreement_may_be_0(training):
+    given = '--int8', '--num-images', '1', '--exclude', 'decode_head.conv_seg'
+    with pytest.MonkeyPatch.context() as patch:
+        limits = []
+        patch.setattr(
+            export_student,
+            'keep_if_equal',
+            lambda part, file, found, *least: (
+                limits.append(least[0]) or part.replace(file)
+            ),
+        )
+        assert not export('--out', 'out', *given, '--min-int8-agreement', '0')
+    assert limits == [99.9, 0]
+
+
+def test_file_of_a_detector_with_values_that_are_not_finite_is_not_kept(
+    tmp_path,
+):
+    part = tmp_path / 'a.part.onnx'
+    part.touch()
+    found = Comparison(images=8, max_difference=np.inf, agreement=None)
+    with pytest.raises(export_student.Disagreement, match='not finite'):
+        export_student.keep_if_equal(part, tmp_path / 'a.onnx', found, 90)
+    assert not (tmp_path / 'a.onnx').exists()
 
 
 def onnx_segmentor(file, **kwargs):

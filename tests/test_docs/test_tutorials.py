@@ -19,9 +19,12 @@ from mmengine.config import Config
 from mmengine.fileio import dump
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmrazor.registry import MODELS
 from mmseg.visualization import SegLocalVisualizer
 
 import mmbckd  # noqa: F401
+from mmbckd.models.quantization import FakeQuantization
+from tests.runs import config as run_config
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / 'docs' / 'en' / 'user_guides'
@@ -214,3 +217,25 @@ def test_tutorial_ends_in_a_plain_student(
     assert Path(runs['test'].cfg.filename).name == 'student.py'
     assert tested.keys() == weights.keys()
     assert all(torch.equal(tested[name], weights[name]) for name in weights)
+
+
+def test_any_student_is_fine_tuned_as_the_guide_says(tmp_path, monkeypatch):
+    """With a teacher, and without one, where no hook of ours is inherited."""
+    monkeypatch.chdir(tmp_path)
+    run_config(tmp_path).dump('bckd_my_student.py')
+    student = run_config(tmp_path, distill=False)
+    student.pop('custom_hooks')
+    student.dump('my_student.py')
+    page = (GUIDES / 'deploy.md').read_text()
+    found = re.findall(r'^```python\n(_base_ = .*?)^```$', page, re.M | re.S)
+    assert len(found) == 2
+    for file, text in zip(('with_teacher.py', 'alone.py'), found):
+        Path(file).write_text(text)
+        cfg = Config.fromfile(file)
+        hooks = {hook.type for hook in cfg.custom_hooks}
+        assert hooks >= {'StudentCheckpointHook', 'CalibrationHook'}
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            model = MODELS.build(cfg.model)
+        assert isinstance(model.quantization, FakeQuantization)
+        imports = cfg.get('custom_imports', {}).get('imports', ())
+        assert file == 'with_teacher.py' or 'mmbckd' in imports

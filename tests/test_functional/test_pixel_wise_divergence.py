@@ -94,6 +94,7 @@ S = torch.zeros(2, 3, 4, 5)
         (ValueError, r'student of shape.*\(2, 3\)', (S[..., 0, 0], S), {}),
         (ValueError, 'the 2 images.*1', (S, S[:1]), {}),
         (ValueError, 'as many classes.*3 and 2', (S, S[:, :2]), {}),
+        (ValueError, 'at least 2 classes', (S[:, :1], S[:, :1]), {}),
         (ValueError, 'positive tau.*0', (S, S), dict(tau=0)),
     ],
 )

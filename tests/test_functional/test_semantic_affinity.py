@@ -149,6 +149,10 @@ def test_half_precision_is_computed_in_float32(dtype):
         (dict(tau=0), 'positive tau'),
         (dict(radius=1), 'radius to be finite and greater than 1'),
         (dict(teacher=torch.zeros(1, 4, 4, 4)), '3 and 4 channels'),
+        (
+            dict.fromkeys(('student', 'teacher'), torch.zeros(1, 1, 4, 4)),
+            'at least 2 classes',
+        ),
         (dict(teacher=torch.zeros(2, 3, 4, 4)), '1 images of the student'),
     ],
 )

@@ -2,6 +2,7 @@
 where they have the same models."""
 
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -387,6 +388,33 @@ def test_what_no_rule_finds_is_left_to_be_set_and_refused(load_from, came):
         build_model(cfg.model)
 
 
+@pytest.mark.parametrize('load_from', [None, 'weights.pth'])
+def test_binary_logits_of_one_channel_are_left_to_be_set(load_from):
+    """A softmax over them is 1 everywhere: a loss would teach nothing."""
+    model = cnn_segmentor(num_classes=2)
+    model['decode_head']['out_channels'] = 1
+    model['decode_head']['loss_decode'] = dict(
+        type='CrossEntropyLoss', use_sigmoid=True
+    )
+    student = write_plain('small.py', model, load_from=load_from)
+    teacher = write_plain('large.py', model)
+    written = write_config(student, teacher)
+    (task,) = (t for t in written.todo if '`boundary.teacher`' in t)
+    assert 'puts out 1 channel' in task and 'out_channels=2' in task
+    cfg = Config.fromfile(written.file)
+    assert cfg.model.distiller.boundary.teacher == TO_BE_SET
+
+
+def test_weights_of_a_dumped_pure_python_config_count(pair):
+    student = Config.fromfile(pair[0])
+    student.model.backbone.init_cfg = dict(
+        type='mmengine.model.PretrainedInit', checkpoint='weights.pth'
+    )
+    student.dump(pair[0])
+    written = write_config(*pair)
+    assert 'logits' in Config.fromfile(written.file).model.distiller
+
+
 # What it refuses
 
 
@@ -436,6 +464,34 @@ def test_new_style_students_are_refused(pair):
     Path('new.py').write_text(f'from mmseg.models import FPNHead\n{text}')
     with pytest.raises(ValueError, match='as text'):
         write_config('new.py', pair[1])
+
+
+@pytest.mark.parametrize('name', ['plain', 'plain.yaml'])
+def test_file_that_is_no_python_config_is_refused(pair, name):
+    with pytest.raises(ValueError, match=rf'{name}.*--out NAME\.py'):
+        write_config(*pair, out=name)
+    assert not Path(name).exists()
+
+
+def test_command_can_be_typed_where_names_have_spaces(pair):
+    Path(pair[0]).rename('my student.py')
+    written = write_config('my student.py', pair[1])
+    assert shlex.split(written.command)[3] == 'bckd_my student.py'
+
+
+@pytest.mark.parametrize(
+    'loader, message',
+    [
+        (None, 'a data set in its train_dataloader'),
+        (dict(dataset=dict(type='NoDataset')), 'student.py .*NoDataset'),
+    ],
+)
+def test_data_that_cannot_be_built_are_named(pair, loader, message):
+    student = write_plain(
+        'student.py', cnn_segmentor(), train_dataloader=loader
+    )
+    with pytest.raises(ValueError, match=message):
+        write_config(student, pair[1])
 
 
 def test_existing_files_are_kept_unless_forced(pair):
