@@ -74,7 +74,7 @@ def type_name(node: dict) -> str:
     Pure Python configs have classes there.
     """
     kind = node.get('type', '')
-    return kind if isinstance(kind, str) else kind.__name__
+    return getattr(kind, '__name__', str(kind))
 
 
 def is_distillation(config: Config) -> bool:
