@@ -125,7 +125,7 @@ def distill(
 
 # %%
 def main(out: Path, steps: int = 200) -> list[dict]:
-    """Distil, and draw what student and teacher make of the image."""
+    """Distill, and draw what student and teacher make of the image."""
     register_all_modules(init_default_scope=False)
     init_default_scope('mmseg')
     torch.manual_seed(0)

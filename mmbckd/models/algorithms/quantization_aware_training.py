@@ -25,7 +25,6 @@ class QuantizationAwareTraining(BaseAlgorithm):
         init_cfg (dict, optional): See ``BaseModule``. Defaults to None.
 
     Raises:
-        ImportError: If Brevitas is not installed.
         ValueError: See :class:`FakeQuantization`.
     """
 
