@@ -145,14 +145,11 @@ def read_run(path: str, name: str, checkpoint: str | None = None) -> Run:
             'Correct the path.'
         )
     if place.is_dir():
-        config, logs = _find_config(place), _find_logs(place)
-        # A test of the run has written its config in place of the run's.
-        beside_log = logs[-1].with_name('config.py')
         return Run(
             name,
             path,
-            _read_config(beside_log if beside_log.is_file() else config),
-            read_log(logs),
+            _read_config(_find_config(place)),
+            read_log(_find_logs(place)),
             named or find_checkpoint(place),
         )
     log = place.with_suffix('.json')
@@ -176,6 +173,28 @@ def read_run(path: str, name: str, checkpoint: str | None = None) -> Run:
         _read_config(place),
         read_log([log] if log.is_file() else []),
         named or (beside if beside.is_file() else None),
+    )
+
+
+def training_config(work_dir: Path) -> Config:
+    """The config by which a run was last trained.
+
+    A test in the same work directory writes its own in place of the run's,
+    but not beside the log.
+
+    Args:
+        work_dir (Path): The work directory.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        FileNotFoundError: If it has no config or no log.
+        ValueError: If its config cannot be read, or if there are several.
+    """
+    beside_log = _find_logs(work_dir)[-1].with_name('config.py')
+    return _read_config(
+        beside_log if beside_log.is_file() else _find_config(work_dir)
     )
 
 

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from ...models.utils import is_distillation, type_name
 from ...stack import distribution_of
-from ..runs import Log, Run, read_run
+from ..runs import Log, Run, read_run, training_config
 from .definition import Pair, Row, Table, read_config, row_config
 
 _BASES = Path(__file__).resolve().parents[2] / '.mim' / 'configs' / '_base_'
@@ -106,7 +106,8 @@ class Job(NamedTuple):
             run = read_run(str(self.work_dir), self.row.title)
         except FileNotFoundError:
             return None
-        seed = (run.config.get('randomness') or {}).get('seed')
+        config = training_config(self.work_dir)
+        seed = (config.get('randomness') or {}).get('seed')
         if seed != self.seed:
             raise ValueError(
                 f'Expected a run with the seed {self.seed} in '
@@ -114,7 +115,7 @@ class Job(NamedTuple):
                 'or choose another --work-dir.'
             )
         options = dict(self.row.options)
-        if not _has_options(run.config, options):
+        if not _has_options(config, options):
             raise ValueError(
                 f'Expected a run with the options {options} in '
                 f'{self.work_dir}, but its config has others. Move it away, '
