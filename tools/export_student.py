@@ -228,6 +228,10 @@ def run(args: argparse.Namespace) -> bool:
 
     files = {}
     least = args.min_int8_agreement
+    if least is None and quantization is None:
+        least = 90
+    elif least is None:
+        least = 99.9 if quantization.power_of_two_scales else 98
     part = out / f'{name}.part.onnx'
     file, int8 = out / f'{name}.onnx', out / f'{name}_int8.onnx'
     options = dict(
@@ -241,8 +245,6 @@ def run(args: argparse.Namespace) -> bool:
             files['float32'] = file, keep(file, 99.9, MAX_DIFFERENCE)
         if quantization is not None:
             deploy.export_qdq(quantization, part, shape, interface, **options)
-            if least is None:
-                least = 99.9 if quantization.power_of_two_scales else 98
             files['int8'] = int8, keep(int8, least)
         if args.int8:
             train = configs.read_images(
@@ -260,7 +262,7 @@ def run(args: argparse.Namespace) -> bool:
                 activations=args.activations,
                 reduce_range=args.reduce_range,
             )
-            files['int8'] = int8, keep(int8, 90 if least is None else least)
+            files['int8'] = int8, keep(int8, least)
             write_layers(
                 deploy.layer_errors(file, int8, given[:4]),
                 out / f'{name}_int8_layers.json',

@@ -147,10 +147,8 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
                 f'{"." if args.cpu else "; PyTorch finds no GPU."}'
             )
         return [Device()] * args.cpu_runs
-    named = (args.gpus or '0').split(',')
-    if not all(gpu.isdecimal() for gpu in named) or (
-        len(set(named)) < len(named)
-    ):
+    gpus = (args.gpus or '0').split(',')
+    if not all(gpu.isdecimal() for gpu in gpus) or len(set(gpus)) < len(gpus):
         raise ValueError(
             'Expected --gpus as different numbers with commas, '
             f'such as 0,1,2, but got {args.gpus}.'
@@ -159,7 +157,7 @@ def devices_of(args: argparse.Namespace) -> list[Device]:
         raise ValueError(
             f'Expected --gpu-runs of at least 1, but got {args.gpu_runs}.'
         )
-    numbers = visible_gpus([int(gpu) for gpu in named])
+    numbers = visible_gpus([int(gpu) for gpu in gpus])
     return [Device((number,)) for number in numbers] * args.gpu_runs
 
 

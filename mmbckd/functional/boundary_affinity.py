@@ -19,7 +19,7 @@ from .lines import (
     pair_displacements,
     pair_ends,
 )
-from .maps import check_map, resized, totals_over_group
+from .maps import check_classes, check_map, resized, totals_over_group
 
 SOURCES = ('semantic', 'feature', 'label')
 
@@ -250,12 +250,7 @@ def _semantic_weights(
 ) -> PairWeights:
     """A_ij = sum_c p_i(c) p_j(c) with p = softmax(T / tau)."""
     logits = check_map('teacher', teacher, like=z)
-    if logits.shape[1] < 2:
-        raise ValueError(
-            "Expected teacher with at least 2 class channels for 'semantic', "
-            f'but got shape {tuple(logits.shape)}; turn a binary logit t into '
-            'two classes with torch.cat([torch.zeros_like(t), t], dim=1)'
-        )
+    check_classes('teacher', logits)
     if not tau > 0:
         raise ValueError(
             f'Expected a positive tau, but got {tau}; pass e.g. tau=1.0'

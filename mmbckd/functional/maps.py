@@ -74,10 +74,11 @@ def check_logits(student: Any, teacher: Any) -> None:
         )
 
 
-def check_classes(logits: Tensor) -> None:
+def check_classes(name: str, logits: Tensor) -> None:
     """Raise unless a softmax over the channels of logits says anything.
 
     Args:
+        name (str): Whose logits they are, for the message.
         logits (Tensor): The logits.
 
     Raises:
@@ -88,9 +89,11 @@ def check_classes(logits: Tensor) -> None:
     """
     if logits.shape[1] < 2:
         raise ValueError(
-            'Expected logits of at least 2 classes, for a softmax over one '
-            f'is 1 everywhere, but got {logits.shape[1]} channel; set '
-            'out_channels=2 of the classifiers'
+            f'Expected {name} with at least 2 class channels, since a softmax '
+            'needs at least 2 classes, but got shape '
+            f'{tuple(logits.shape)}; set out_channels=2 of the classifier, or '
+            'turn a binary logit t into two classes with '
+            'torch.cat([torch.zeros_like(t), t], dim=1)'
         )
 
 

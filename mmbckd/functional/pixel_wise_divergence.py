@@ -59,7 +59,7 @@ def pixel_wise_divergence(
         0.6931
     """
     check_logits(student, teacher)
-    check_classes(student)
+    check_classes('student', student)
     if not tau > 0:
         raise ValueError(
             f'Expected a positive tau, but got {tau}; pass e.g. tau=1.0'

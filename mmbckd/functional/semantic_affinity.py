@@ -190,7 +190,7 @@ def _probabilities(
 ) -> tuple[Tensor, Tensor]:
     """p = softmax(l / tau) of both, (N, K, H, W), in float32 or float64."""
     check_logits(student, teacher)
-    check_classes(student)
+    check_classes('student', student)
     if not tau > 0:
         raise ValueError(
             f'Expected a positive tau, but got {tau}; pass e.g. tau=1.0'

@@ -30,8 +30,6 @@ CLASSIFIER = 'decode_head.conv_seg'
 # What `teacher` of the boundary term may name for source='label'.
 _TRUTHS = ('gt_sem_seg', 'gt_instances')
 
-_RECORDERS = "'ModuleOutputs' or 'ModuleInputs'"
-
 # What the losses on logits are logged as, by their class; all others are
 # loss_logits.
 LOGIT_LOSS_NAMES = dict(
@@ -312,7 +310,7 @@ def _recorder(source: Source) -> tuple[dict, dict]:
         source = dict(type='ModuleListOutputs', source=list(source))
     elif 'type' not in source:
         raise ValueError(
-            f'Expected the `type` of a recorder, such as {_RECORDERS}, but '
+            "Expected the `type` of a recorder, such as 'ModuleInputs', but "
             f'got {source}. Add it, or give the name of a module alone for '
             'what it puts out.'
         )
