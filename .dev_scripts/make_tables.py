@@ -140,7 +140,7 @@ def main() -> None:
     files = {ROOT / name: fill for name in PAGES}
     metafiles = [
         *(ROOT / 'configs').glob('*/*/metafile.yml'),
-        *(ROOT / 'configs').glob('qat/metafile.yml'),
+        *(ROOT / 'configs').glob('*/metafile.yml'),
     ]
     files.update(
         dict.fromkeys(metafiles, partial(fill_metafile, found=results(ROOT)))

@@ -134,7 +134,7 @@ def main() -> None:
             size=SIZE,
             classes=NUM_CLASSES,
             seconds_per_image=per_image,
-            seconds_to_summarise_500=summary,
+            seconds_to_summarize_500=summary,
             seconds_for_500=dict(
                 ours=ours, **{s: DATASET * per_image[s] for s in students}
             ),

@@ -1,4 +1,4 @@
-"""Distil a small student on generated street scenes, and compare.
+"""Distill a small student on generated street scenes, and compare.
 
 Trains the student alone and with BCKD beside CWD (same seed, same budget),
 evaluates both and the shipped teacher, and writes a table, a picture and a
@@ -253,9 +253,17 @@ def metrics_table(metrics: dict) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--work-dir', type=Path, default='work_dirs/quickstart'
+        '--work-dir',
+        type=Path,
+        default='work_dirs/quickstart',
+        help='folder of the runs (default: %(default)s)',
     )
-    parser.add_argument('--data-root', type=Path, default='data/street_scenes')
+    parser.add_argument(
+        '--data-root',
+        type=Path,
+        default='data/street_scenes',
+        help='folder to draw the scenes into (default: %(default)s)',
+    )
     args = parser.parse_args()
     # SIGTERM stops the trainings as SIGINT does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

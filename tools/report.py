@@ -14,7 +14,11 @@ def main() -> None:
     parser.add_argument(
         'runs', nargs='+', metavar='RUN', help='run to compare'
     )
-    parser.add_argument('--out', default='report.html', help='page to write')
+    parser.add_argument(
+        '--out',
+        default='report.html',
+        help='page to write (default: %(default)s)',
+    )
     parser.add_argument(
         '--names', nargs='+', help='titles of the runs, in their order'
     )

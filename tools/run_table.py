@@ -278,14 +278,15 @@ def write_table(
             found = results_log(args.results, row.run_name(seed))
         return found
 
-    costs = costs_of(table, log, args)
-    summary = summarize(table, log, **costs)
     if args.results:
         for pair in table.pairs:
             for row in pair.rows:
                 for seed in row.seeds:
                     if (found := log(row, seed)) is not None:
                         copy_log(args.results, row.run_name(seed), found)
+    costs = costs_of(table, log, args)
+    summary = summarize(table, log, **costs)
+    if args.results:
         (Path(args.results) / 'costs.json').write_text(
             json.dumps(costs, indent=2) + '\n'
         )

@@ -1,14 +1,13 @@
 """Write the pages of the site that follow from other files.
 
-``model_zoo.md`` from the metafiles, ``notes/faults.md`` from
-``docs/faults.md``, ``api.rst`` and ``api/`` from the packages' ``__all__``.
+``model_zoo.md`` from the metafiles, ``api.rst`` and ``api/`` from the
+packages' ``__all__``.
 ``conf.py`` calls it whenever the site is built.
 """
 
 import importlib
 import inspect
 import pkgutil
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +22,9 @@ ZOO = """\
 
 {configs} configs of {folders} folders, from their metafiles; `mim search
 mmbckd` lists them too. Metrics are those of runs whose logs lie under
-`results/`, as mean over seeds. An empty cell has not been run: the schedules
-of the public data sets take GPUs, which were not at hand.
+`results/`, as mean over seeds. An empty cell has not been run, or only with
+options or on its own training images: the schedules of the public data sets
+take GPUs, which were not at hand.
 
 At every change each of them is built, trained for a step and evaluated, on
 small pictures in the layout of its data. What its losses compare (module,
@@ -57,7 +57,6 @@ def write(folder: Path) -> None:
     """
     pages = {
         'model_zoo.md': model_zoo(),
-        'notes/faults.md': faults(),
         **api(),
     }
     for path in (folder / 'api').glob('*.rst'):  # of packages that were moved
@@ -120,13 +119,6 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
     """A table in Markdown, numbers to the right."""
     align = ['---', '---', *['---:'] * (len(header) - 2)]
     return [f'| {" | ".join(cells)} |' for cells in (header, align, *rows)]
-
-
-def faults() -> str:
-    """``docs/faults.md`` without its last column, the names of tests."""
-    text = (ROOT / 'docs' / 'faults.md').read_text()
-    text = re.sub(r'(?m)^(\|.*\|)[^|\n]*\|$', r'\1', text)
-    return re.sub(r', and the test that\nmakes it go wrong', '', text)
 
 
 def api() -> dict[str, str]:

@@ -7,6 +7,7 @@ import logging
 import platform
 import re
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -105,6 +106,10 @@ def _bind_sample(model: BaseModel, size: tuple[int, int]) -> None:
         )
     )
     model.forward = partial(model.forward, data_samples=[sample])
+    # Heads that classify masks want it as well, and mmseg does not pass it on.
+    head = getattr(model, 'decode_head', None)
+    if head and 'batch_data_samples' in signature(head.forward).parameters:
+        head.forward = partial(head.forward, batch_data_samples=[sample])
 
 
 def _flops(model: BaseModel, image: torch.Tensor) -> int:

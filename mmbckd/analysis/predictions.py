@@ -62,8 +62,7 @@ def build_student(run: Run, device: str) -> BaseSegmentor | None:
     except ValueError as error:
         raise ValueError(
             f'The checkpoint {run.checkpoint} cannot be loaded into the model '
-            f'in the config of {run.name}: {error} Or leave the images out by '
-            '--no-images (draw_images=False).'
+            f'in the config of {run.name}: {error}'
         ) from None
     return model.to(device).eval()
 
@@ -159,19 +158,19 @@ def build_dataset(run: Run) -> BaseDataset:
         raise ValueError(
             'Expected a `val_dataloader` in the config of '
             f'{run.name}, but there is none. Add the one that it was '
-            'validated with, or leave the images out by --no-images '
-            '(draw_images=False).'
+            'validated with.'
         )
     try:
         with DefaultScope.overwrite_default_scope(
             run.config.get('default_scope', 'mmengine')
         ):
             return DATASETS.build(dataset)
-    except FileNotFoundError as error:
+    # VOC and some others of mmseg assert that their files are there.
+    except (AssertionError, FileNotFoundError) as error:
         raise FileNotFoundError(
             f'The validation data of {run.name} is not where its config says '
-            f'({error}). Run this where the training was run, or leave the '
-            'images out by --no-images (draw_images=False).'
+            f'({error or dataset.get("ann_file")}). Run this where the '
+            'training was run.'
         ) from None
 
 
@@ -240,8 +239,7 @@ class Predictor:
             raise ValueError(
                 f'Expected {what} validation images in all runs, but got '
                 f'{first} in {self.runs[0].name} and {value} in {run.name}. '
-                'Compare them in separate reports, or leave the images out '
-                'by --no-images (draw_images=False).'
+                'Compare them separately.'
             )
 
 

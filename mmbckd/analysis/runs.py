@@ -497,5 +497,13 @@ def _classes(run: Run) -> tuple[str, ...]:
     dataset = run.config.val_dataloader.dataset
     scope = run.config.get('default_scope', 'mmengine')
     with DefaultScope.overwrite_default_scope(scope):
-        built = DATASETS.build({**dataset, 'lazy_init': True})
-    return tuple(built.metainfo.get('classes') or ())
+        try:
+            metainfo = DATASETS.build({**dataset, 'lazy_init': True}).metainfo
+        except AssertionError:
+            # VOC and some others look for their files even so.
+            kind = dataset['type']
+            if isinstance(kind, str):
+                with DATASETS.switch_scope_and_registry(None) as registry:
+                    kind = registry.get(kind)
+            metainfo = {**kind.METAINFO, **(dataset.get('metainfo') or {})}
+    return tuple(metainfo.get('classes') or ())

@@ -17,6 +17,8 @@ from .maps import check_classes, check_logits, resized, totals_over_group
 # Share of either outcome that no student can rule out. It bounds the loss
 # where a student sees no boundary at all between two pixels.
 _EPSILON = 1e-4
+# Of all weights, what the pairs that differ are taken to have at least.
+_MIN_SHARE = 1e-3
 
 
 def semantic_affinity_loss(
@@ -32,7 +34,7 @@ def semantic_affinity_loss(
     .. math::
         L_{BD} = - \frac{\sum_P w A \log \tilde a}{\sum_P w A}
                  - \frac{\sum_P w (1 - A) \log (1 - \tilde a)}
-                        {\sum_P w (1 - A)}, \qquad
+                        {\max(\sum_P w (1 - A),\ \delta \sum_P w)}, \qquad
         a_{ij} = \frac{\langle p_i, p_j \rangle}{|p_i|\,|p_j|}, \qquad
         p = \mathrm{softmax}(l / \tau)
 
@@ -49,7 +51,10 @@ def semantic_affinity_loss(
 
     where k runs over the pixels of the image: the :math:`w_i` that belong to
     one class sum to about 1, and those of a class that the teacher does not
-    see to about 0. A term whose weights sum to 0 is 0.
+    see to about 0. A term whose weights sum to 0 is 0. Where the teacher is
+    sure of one class everywhere, what little it leaves to others is no
+    boundary, and :math:`\delta = 10^{-3}` keeps it from being divided up to
+    the weight of one.
 
     The loss is computed in float32, also under autocast, or in float64 if
     ``student`` is float64. The gradient reaches ``student`` only.
@@ -122,12 +127,17 @@ def semantic_affinity_loss(
             ).sum(dim=0),
             group,
         )
+        # Without waiting for a GPU.
+        different_total = torch.maximum(totals[1], _MIN_SHARE * totals.sum())
         loss = p_s.new_zeros(())
         for displacement, (same, different) in zip(displacements, weights):
             affinity = _affinity(unit_s, displacement)
             affinity = _EPSILON + (1 - 2 * _EPSILON) * affinity
             loss = loss - (same * affinity.log()).sum() / totals[0]
-            loss = loss - (different * (1 - affinity).log()).sum() / totals[1]
+            loss = (
+                loss
+                - (different * (1 - affinity).log()).sum() / different_total
+            )
         return loss
 
 

@@ -167,9 +167,6 @@ def _semantic_panels(image: ndarray, semantics: Semantics) -> list[_Panel]:
     prediction = _Panel('prediction', palette[semantics.prediction])
     if semantics.truth is None:
         return [prediction]
-    ignored = semantics.truth == semantics.ignore_index
-    truth = palette[np.where(ignored, 0, semantics.truth)]
-    truth[ignored] = _stripes(ignored.shape)[ignored]
     errors = draw_errors(
         image,
         semantics.prediction,
@@ -179,6 +176,9 @@ def _semantic_panels(image: ndarray, semantics: Semantics) -> list[_Panel]:
         min_area=semantics.min_area,
         ignore_index=semantics.ignore_index,
     )
+    ignored = semantics.truth == semantics.ignore_index
+    truth = palette[np.where(ignored, 0, semantics.truth)]
+    truth[ignored] = _stripes(ignored.shape)[ignored]
     return [
         _Panel('truth', truth),
         prediction,

@@ -203,6 +203,38 @@ def test_classes_are_compared_over_the_seeds_of_a_table(
     assert out.read_text() == before
 
 
+def test_run_that_is_left_out_is_named_and_what_came_before_it_is_kept(
+    tools, models, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / 'toy.yml').write_text(
+        yaml.safe_dump(
+            dict(
+                title='Toy',
+                metrics=['mIoU'],
+                input_size=[96, 160],
+                seeds=[0, 1, 2],
+                pairs=[
+                    dict(title='toy', student=str(models / 'a.py'), rows={})
+                ],
+            )
+        )
+    )
+    for name in ('a', 'a_seed-2'):
+        (tmp_path / 'work' / name).mkdir(parents=True)
+    checkpoint = (models / 'a.pth').read_bytes()
+    # Whole, absent, and cut off.
+    (tmp_path / 'work' / 'a' / 'iter_4.pth').write_bytes(checkpoint)
+    (tmp_path / 'work' / 'a_seed-2' / 'iter_4.pth').write_bytes(checkpoint[:9])
+    out = tmp_path / 'per_class.json'
+    arguments = tmp_path / 'toy.yml', '--work-dir', tmp_path / 'work'
+    with pytest.raises(SystemExit, match='per_class.py: '):
+        run(tools.per_class, monkeypatch, *arguments, '--out', out)
+    assert 'a_seed-1/iter_4.pth' in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert list(found['pairs'][0]['rows'][0]['runs']) == ['a']
+    assert 'student, 1 of 3 seeds' in tools.per_class.table(found)[0]
+
+
 def test_difference_of_a_class_is_that_of_the_means(tools):
     def scores(*values):
         return dict(classes=['x', 'y'], scores=dict(mIoU=values, mBIoU=values))
@@ -240,6 +272,7 @@ def test_difference_of_a_class_is_that_of_the_means(tools):
         (['a.py', '--checkpoints', 'a.pth', 'b.pth'], '1 checkpoints'),
         (['a.py', '--checkpoints', 'no.pth'], 'no.pth does not exist'),
         (['none.py'], 'none.py, which does not exist'),
+        (['a.py', '--sizes', '4'], 'Expected an odd size'),
     ],
 )
 def test_wrong_arguments_are_named(

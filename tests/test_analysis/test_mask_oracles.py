@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from tests.detectors import mask_detector, rectangle, sample
@@ -118,6 +119,21 @@ def test_image_without_instances_or_detections(tool):
     assert [len(each) for each in tool.matches(result, truth, 0.5)] == [0, 0]
     with tool.true_part(detector, 'masks', iou=0.5):
         assert len(detect(detector, []).masks) == 0
+
+
+@pytest.mark.parametrize('kind', ['CocoMetric', 'mmdet.CocoMetric'])
+def test_any_coco_metric_reports_boundary_ap(tool, kind):
+    config = Config(dict(test_evaluator=dict(type=kind, metric='bbox')))
+    tool.evaluate_boundaries(config)
+    assert config.test_evaluator == dict(
+        type='CocoBoundaryMetric', metric=['bbox', 'segm']
+    )
+
+
+def test_other_metrics_are_refused_before_the_test(tool):
+    for evaluator in (dict(type='VOCMetric'), [dict(type='CocoMetric')]):
+        with pytest.raises(SystemExit, match='Expected CocoMetric'):
+            tool.evaluate_boundaries(Config(dict(test_evaluator=evaluator)))
 
 
 def test_everything_is_measured_and_shown(tool):

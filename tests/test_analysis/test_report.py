@@ -1019,6 +1019,30 @@ def test_validation_data_that_is_gone_is_named(runs, tmp_path):
         write_report([run], str(tmp_path / 'out.html'), device='cpu')
 
 
+def test_runs_on_voc_are_compared_where_it_is_not(runs, tmp_path):
+    run = shutil.copytree(runs[0][0], tmp_path / 'run')
+    (file,) = run.glob('*.py')
+    cfg = Config.fromfile(file)
+    cfg.val_dataloader.dataset = dict(
+        type='PascalVOCDataset',
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        ann_file='val.txt',
+        pipeline=[],
+    )
+    cfg.dump(file)
+    out = str(tmp_path / 'out.html')
+    with pytest.raises(FileNotFoundError, match='not where.*--no-images'):
+        write_report([run], out, device='cpu')
+    write_report([run], out, draw_images=False)
+    assert 'validated on 21 classes' in Path(out).read_text()
+
+
+def test_folder_is_no_page_to_write(runs, tmp_path):
+    with pytest.raises(ValueError, match='is a folder'):
+        write_report([runs[0][0]], str(tmp_path), draw_images=False)
+
+
 def test_run_that_was_never_validated_is_named(runs, tmp_path):
     run = shutil.copytree(runs[0][0], tmp_path / 'run')
     (file,) = run.glob('*.py')

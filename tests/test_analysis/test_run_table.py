@@ -34,6 +34,7 @@ from mmbckd.analysis.tables.execution import Device
 from mmbckd.analysis.tables.jobs import derive_config
 from mmbckd.analysis.tables.summary import gap_closed, paired_difference
 from mmbckd.stack import distribution_of
+from tests.segmentors import query_segmentor
 from tests.toy_table import FINISHED, leave_test, leave_training, write
 
 ROOT = Path(__file__).parents[2]
@@ -673,6 +674,14 @@ def test_parameters_and_flops_are_those_of_the_plain_model(toy):
     assert small['parameters'] == large['parameters'] == counted
     assert large['flops'] == 2 * small['flops'] > 0
     assert large['latency'] > 0 and 'latency' not in small
+
+
+def test_cost_of_a_segmentor_that_classifies_masks():
+    cfg = Config(
+        dict(default_scope='mmseg', model=query_segmentor()),
+    )
+    cost = model_cost(cfg, (64, 64), seconds=0.01)
+    assert cost['flops'] > 0 and cost['latency'] > 0
 
 
 # ----------------------------------------------------------------------- runs

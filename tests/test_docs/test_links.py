@@ -16,7 +16,7 @@ PAGES = [
     *ROOT.glob('results/README.md'),
 ]
 # Written when the site is built.
-GENERATED = {'model_zoo.md', 'faults.md', 'api.rst'}
+GENERATED = {'model_zoo.md', 'api.rst'}
 
 
 def anchors(page: Path) -> set:

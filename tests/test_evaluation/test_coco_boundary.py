@@ -651,9 +651,12 @@ def test_detections_without_masks_are_refused_at_once():
         CocoBoundaryMetric().process({}, [sample.to_dict()])
 
 
-def test_truth_without_masks_is_named():
+@pytest.mark.parametrize('mask', [None, []])
+def test_truth_without_masks_is_named(mask):
     (sample,) = data_samples(SHIFTED)
     del sample.instances[0]['mask']
+    if mask is not None:
+        sample.instances[0]['mask'] = mask
     metric = CocoBoundaryMetric()
     metric.dataset_meta = dict(classes=CLASSES)
     metric.process({}, [sample.to_dict()])

@@ -1,16 +1,17 @@
-"""docs/faults.md: every row is run by tests that exist."""
+"""docs/en/notes/faults.md: every row is run by tests that exist."""
 
 import ast
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+FAULTS = ROOT / 'docs' / 'en' / 'notes' / 'faults.md'
 TEST = re.compile(r'`(tests/[\w/]+\.py)::(\w+)`')
 
 
 def rows() -> list:
     """Cells of all tables, without their heads."""
-    lines = (ROOT / 'docs' / 'faults.md').read_text().splitlines()
+    lines = FAULTS.read_text().splitlines()
     cells = [
         [c.strip() for c in line.strip('|').split('|')]
         for line in lines
@@ -47,7 +48,7 @@ def test_every_fault_has_a_test_that_is_run():
 
 
 def test_every_test_named_anywhere_in_the_page_exists():
-    named = TEST.findall((ROOT / 'docs' / 'faults.md').read_text())
+    named = TEST.findall(FAULTS.read_text())
     assert all(name in named_in(file) for file, name in named)
 
 

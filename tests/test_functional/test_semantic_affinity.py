@@ -47,7 +47,8 @@ def reference(student, teacher, radius, tau):
                 all_different += w_ij * (1 - affinity)
                 same -= w_ij * affinity * math.log(a)
                 different -= w_ij * (1 - affinity) * math.log(1 - a)
-    return same / all_same + different / all_different
+    least = 1e-3 * (all_same + all_different)
+    return same / all_same + different / max(all_different, least)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,20 @@ def test_equals_loops_over_pairs(shape, radius, tau):
     loss = semantic_affinity_loss(student, teacher, radius=radius, tau=tau)
     assert loss.item() == pytest.approx(
         reference(student, teacher, radius, tau), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize('margin', [8.0, 12.0])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_teacher_that_is_sure_of_one_class_draws_no_boundary(margin, dtype):
+    teacher = random(2, 2, 8, 9, dtype=dtype) / 10
+    teacher[:, 0] += margin
+    student = random(2, 2, 8, 9, seed=1, dtype=dtype)
+    # What is left of the second term, of at most -log(1e-4), is small.
+    loss = semantic_affinity_loss(torch.zeros_like(teacher), teacher)
+    assert loss.item() < 0.02 * -math.log(1e-4)
+    assert semantic_affinity_loss(student, teacher).item() == pytest.approx(
+        reference(student.double(), teacher.double(), 4.0, 1.0), abs=2e-2
     )
 
 

@@ -9,11 +9,13 @@ import onnxruntime
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmrazor.models.task_modules.recorder import ModuleInputsRecorder
 from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
+from torch.nn import SyncBatchNorm
 from torch.nn import functional as F
 
 from mmbckd.deploy import compare_onnx, comparison, export_qdq
@@ -88,6 +90,19 @@ def test_batch_norm_is_left_with_its_bias(quantized):
     truth = other(convolution(image))
     fold_norm(convolution, other)
     torch.testing.assert_close(other(convolution(image)), truth)
+
+
+def test_batch_norms_that_are_synchronized_are_folded_too(quantized):
+    before, _, _ = quantized
+    model = SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(before))
+    found = FakeQuantization(model, weight_bits=4)
+    # As mmengine's runner does without several processes.
+    assert revert_sync_batchnorm(model) is model
+    found.calibrate(images())
+    expected = copy.deepcopy(before)
+    FakeQuantization(expected, weight_bits=4).calibrate(images())
+    image = images(1)[0]
+    assert torch.equal(logits(model, image), logits(expected, image))
 
 
 def test_weights_are_rounded_for_each_channel(quantized):

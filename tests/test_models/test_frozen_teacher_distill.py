@@ -1,8 +1,12 @@
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 
+from mmbckd.engine.hooks import DataCheckHook
 from tests.segmentors import (
     NUM_CLASSES,
     batch,
@@ -148,6 +152,47 @@ def test_teacher_checkpoint_is_loaded_and_stays(tmp_path):
     model.init_weights()
     for name, value in trained.state_dict().items():
         assert torch.equal(model.teacher.state_dict()[name], value), name
+
+
+def test_weights_to_begin_with_do_not_replace_the_teacher(tmp_path):
+    torch.save(build().teacher.state_dict(), tmp_path / 'teacher.pth')
+    model = build(teacher_ckpt=str(tmp_path / 'teacher.pth'))
+    earlier = build()
+    checkpoint = dict(state_dict=earlier.state_dict())
+
+    def load(resume):
+        runner = SimpleNamespace(
+            model=model, work_dir='', _load_from='a.pth', _resume=resume
+        )
+        found = copy.deepcopy(checkpoint)
+        if resume:
+            found.update(optimizer={}, message_hub={})
+        DataCheckHook().after_load_checkpoint(runner, found)
+        return found['state_dict']
+
+    student = earlier.architecture.state_dict(prefix='architecture.')
+    own = model.teacher.state_dict(prefix='teacher.')
+    theirs = earlier.teacher.state_dict(prefix='teacher.')
+    for resume, teacher in ((False, own), (True, theirs)):
+        found = load(resume)
+        for name, value in {**student, **teacher}.items():
+            assert torch.equal(found[name], value), name
+    # The teacher's alone are of no use to the student.
+    checkpoint = dict(state_dict=earlier.teacher.state_dict(prefix='teacher.'))
+    with pytest.raises(ValueError, match='is of another model'):
+        load(False)
+
+
+def test_term_without_a_gradient_is_named():
+    student = cnn_segmentor()
+    student['backbone']['frozen_stages'] = 1
+    context = dict(student='backbone.layer1', teacher='backbone.layer1')
+    distiller = dict(type='BCKDDistiller', context=context)
+    model = build(student, distiller=distiller).train()
+    with pytest.raises(ValueError, match='loss_cd to train .*frozen_stages'):
+        model(*batch(), mode='loss')
+    frozen = build(student, distiller=distiller, student_trainable=False)
+    assert 'distill.loss_cd' in frozen.train()(*batch(), mode='loss')
 
 
 def test_missing_teacher_checkpoint_names_the_path():

@@ -139,6 +139,19 @@ def draw(runner, **options):
     hook.after_train(runner)
 
 
+def test_ignored_label_is_that_of_the_validation_set(
+    runner, root, drawn, monkeypatch
+):
+    distill(runner, root, dict(boundary=BOUNDARY))
+    draw(runner, indices=[0])
+    dataset = runner.val_dataloader.dataset
+    monkeypatch.setattr(dataset, 'ignore_index', 5, raising=False)
+    draw(runner, indices=[0])
+    draw(runner, indices=[0], ignore_index=7)
+    found = [call['semantics'].ignore_index for call in drawn]
+    assert found == [255, 5, 7]
+
+
 # ------------------------------------------------------------------ figures
 
 

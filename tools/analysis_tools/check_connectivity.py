@@ -9,6 +9,7 @@ NAME.pth beside it.
 import json
 from pathlib import Path
 
+import numpy as np
 from mmengine.utils import track_progress
 from numpy import ndarray
 
@@ -116,6 +117,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     try:
+        # Wrong values are to show before the models are run.
+        variants(np.zeros((1, 1), int), args.sizes, args.min_areas)
         predictor = read_predictor(
             args.paths, args.names, args.checkpoints, args.device
         )

@@ -11,9 +11,11 @@ what a distillation of masks, or of boxes, may gain.
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import nan
 from pathlib import Path
 from unittest.mock import patch
 
@@ -182,12 +184,26 @@ def table(found: dict) -> list[str]:
     )
 
 
+def evaluate_boundaries(config: Config) -> None:
+    """Have the test report box, mask and Boundary AP."""
+    evaluator = config.get('test_evaluator')
+    kind = evaluator.get('type') if isinstance(evaluator, dict) else None
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    if name.rpartition('.')[2] not in ('CocoMetric', 'CocoBoundaryMetric'):
+        sys.exit(
+            'mask_oracles.py: Expected CocoMetric or CocoBoundaryMetric as '
+            f'the `test_evaluator`, but got {evaluator}. Set one.'
+        )
+    evaluator.update(type='CocoBoundaryMetric', metric=['bbox', 'segm'])
+
+
 def main() -> None:
     args = parse_args()
     config = Config.fromfile(args.config)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
     config.load_from = args.checkpoint
+    evaluate_boundaries(config)
     teacher = None
     if args.teacher is not None:
         teacher = build_model(args.teacher[0]).eval()
@@ -200,7 +216,8 @@ def main() -> None:
 
         def test() -> dict[str, float]:
             metrics = runner.test()
-            return {key: metrics[f'coco/{key}'] for key in METRICS}
+            # Where nothing is detected, there is no AP.
+            return {key: metrics.get(f'coco/{key}', nan) for key in METRICS}
 
         rows = measure(runner.model, teacher, test, args.iou)
     found = dict(config=Path(args.config).stem, iou=args.iou, replaced=rows)

@@ -23,6 +23,7 @@ from mmbckd.analysis.runs import Log, Run
 from mmbckd.analysis.tables import Job, plan, read_table
 from mmbckd.analysis.tables.definition import Table, table_parser
 from mmbckd.analysis.tables.summary import DASH
+from mmbckd.engine.hooks.student_checkpoint_hook import student_checkpoint_path
 
 # By their keys in logs, the names of a class's own.
 METRICS = {'mIoU': 'IoU', 'mBIoU': 'Boundary IoU'}
@@ -39,8 +40,13 @@ def parse_args() -> argparse.Namespace:
 
 def evaluate(job: Job, device: str) -> dict | None:
     """The scores of a run's checkpoint; None if it has none yet."""
-    checkpoint = Path(job.row.checkpoint or job.last_checkpoint)
-    if not checkpoint.is_file():
+    checkpoint = str(job.row.checkpoint or job.last_checkpoint)
+    if not (
+        '://' in checkpoint
+        or Path(checkpoint).is_file()
+        or Path(student_checkpoint_path(checkpoint)).is_file()
+    ):
+        print(f'{job.title} is left out: there is no {checkpoint}')
         return None
     run = Run(job.title, '', job.config, Log([], []), checkpoint)
     model = build_student(run, device)
@@ -79,7 +85,7 @@ def pairs_of(definition: Table, runs: dict[str, dict]) -> Iterator[dict]:
         for row in pair.rows:
             names = [row.run_name(seed) for seed in row.seeds]
             found = {name: runs[name] for name in names if name in runs}
-            rows.append(dict(title=row.title, runs=found))
+            rows.append(dict(title=row.title, runs=found, seeds=len(names)))
         yield dict(title=pair.title, student=pair.student.title, rows=rows)
 
 
@@ -116,13 +122,24 @@ def _pair(pair: dict, rows: list[dict], metric: str, name: str) -> list[str]:
         gained = DASH if np.isnan(gain) else f'{gain:+.2f}'
         return f'{value:.2f} ({gained})'
 
+    def heading(row: dict) -> str:
+        found, asked = len(row['runs']), row.get('seeds', len(row['runs']))
+        return row['title'] + (
+            f', {found} of {asked} seeds' if found < asked else ''
+        )
+
     return markdown_table(
-        [f'{name} ↑', *means],
+        [f'{name} ↑', *map(heading, rows)],
         [
             [label, *(cell(title, index) for title in means)]
             for index, label in enumerate(classes)
         ],
     )
+
+
+def write(out: Path, found: dict) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + '\n')
 
 
 def main() -> None:
@@ -141,12 +158,13 @@ def main() -> None:
             name = job.work_dir.name
             if name not in runs:
                 run = evaluate(job, args.device or get_device())
-                runs.update({} if run is None else {name: run})
+                if run is not None:
+                    runs[name] = run
+                    write(out, dict(pairs=list(pairs_of(definition, runs))))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'per_class.py: {error}')
     found = dict(pairs=list(pairs_of(definition, runs)))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + '\n')
+    write(out, found)
     print('\n'.join(table(found)) or 'No run of the table has a checkpoint.')
 
 

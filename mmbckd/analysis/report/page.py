@@ -94,9 +94,26 @@ def write_report(
                 'images are left out by --no-images '
                 '(draw_images=False)'
             )
+    if osp.isdir(out):
+        raise ValueError(
+            f'Expected a file to write, but out={out} is a folder. Name the '
+            'page too, such as report.html.'
+        )
+    mkdir_or_exist(osp.dirname(osp.abspath(out)))
     entries = [read_run(str(path), name) for path, name in zip(runs, names)]
     classes = check_same_data(entries)
     logs = [run.log for run in entries]
+    compared = None
+    if draw_images:
+        try:
+            compared = images.compare_images(
+                entries, base, num_images, max_images, device or get_device()
+            )
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(
+                f'{error} Or leave the images out by --no-images '
+                '(draw_images=False).'
+            ) from None
     page = (
         _environment()
         .get_template('report.html')
@@ -113,14 +130,9 @@ def write_report(
             error_colors=ERROR_COLORS,
             tolerance=images.TOLERANCE,
             draw_images=draw_images,
-            images=images.compare_images(
-                entries, base, num_images, max_images, device or get_device()
-            )
-            if draw_images
-            else None,
+            images=compared,
         )
     )
-    mkdir_or_exist(osp.dirname(osp.abspath(out)))
     with open(out, 'w', encoding='utf-8') as stream:
         stream.write(page)
     return out

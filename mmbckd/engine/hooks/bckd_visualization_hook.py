@@ -83,8 +83,8 @@ class BCKDVisualizationHook(Hook):
             boundaries agree. Defaults to 2.0.
         min_area (int): Regions of fewer pixels do not count as broken, nor as
             pieces. Defaults to 0.
-        ignore_index (int): Label that the truth gives ignored pixels.
-            Defaults to 255.
+        ignore_index (int, optional): Label that the truth gives ignored
+            pixels. Defaults to None: that of the validation set, or 255.
         backend_args (dict | None): Backend to read the images by, see
             :func:`mmengine.fileio.get`. Defaults to None.
 
@@ -112,7 +112,7 @@ class BCKDVisualizationHook(Hook):
         ),
         tolerance: float = 2.0,
         min_area: int = 0,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         backend_args: dict | None = None,
     ) -> None:
         if indices is not None and num_images is not None:
@@ -167,7 +167,10 @@ class BCKDVisualizationHook(Hook):
                 'BCKDVisualizationHook draws, but got none. Add it to the '
                 'config, or remove the hook.'
             )
-        length = len(runner.val_dataloader.dataset)
+        dataset = runner.val_dataloader.dataset
+        if self.ignore_index is None:
+            self.ignore_index = getattr(dataset, 'ignore_index', 255)
+        length = len(dataset)
         if self.indices is None:
             count = self.num_images or min(3, length)
             if count > length:

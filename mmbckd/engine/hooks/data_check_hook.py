@@ -24,7 +24,8 @@ class DataCheckHook(Hook):
       synchronization;
     - if the checkpoint is of another model, which mmengine loads with a
       warning. To be resumed, all of it has to fit; to be loaded
-      (``load_from``), at least one weight.
+      (``load_from``), at least one weight. A teacher that has its own
+      ``teacher_ckpt`` keeps it then.
 
     Raises:
         ValueError: See above.
@@ -59,6 +60,14 @@ class DataCheckHook(Hook):
             for k, v in own.items()
             if k in loaded and v.shape == loaded[k].shape
         ]
+        if not resumed and getattr(model, 'teacher_ckpt', None):
+            # It has its teacher, which a student to begin with is not to
+            # change.
+            fit = [k for k in fit if not k.startswith('teacher.')]
+            weights = checkpoint.get('state_dict', checkpoint)
+            for name in [k for k in weights if k.startswith('teacher.')]:
+                del weights[name]
+            weights.update(model.teacher.state_dict(prefix='teacher.'))
         if fit and (not resumed or len(fit) == len(own) == len(loaded)):
             return
         differ = sorted(set(own) ^ set(loaded)) or [

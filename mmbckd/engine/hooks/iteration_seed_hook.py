@@ -10,11 +10,12 @@ from mmengine.runner import Runner
 class IterationSeedHook(Hook):
     """Let a resumed run end on the numbers of an uninterrupted one.
 
-    mmengine brings the data back to where a run was interrupted, but not the
-    random numbers that the model draws, such as those of dropout. This hook
-    seeds PyTorch before every iteration with what the run's seed, the
-    iteration and the rank give, so that nothing has to be stored and what
-    happens in between (a validation, say) has no influence.
+    mmengine's ``IterBasedTrainLoop`` brings the data back to where a run was
+    interrupted (``EpochBasedTrainLoop`` does not), but not the random numbers
+    that the model draws, such as those of dropout. This hook seeds PyTorch
+    before every iteration with what the run's seed, the iteration and the
+    rank give, so that nothing has to be stored and what happens in between (a
+    validation, say) has no influence.
     """
 
     # After the hooks that may draw numbers themselves.

@@ -145,7 +145,7 @@ class CocoBoundaryMetric(CocoMetric):
     def _evaluate(self, detections: list[dict]) -> BoundaryCOCOeval:
         """Match the detections with the truth and print COCO's summary."""
         for truth in self._coco_api.anns.values():
-            if 'segmentation' not in truth:
+            if not truth.get('segmentation'):
                 raise ValueError(
                     f'{type(self).__name__} needs the masks of the truth, but '
                     f'annotation {truth["id"]} of image {truth["image_id"]} '

@@ -122,6 +122,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             architecture=architecture,
             **kwargs,
         )
+        self.teacher_ckpt = teacher_ckpt
         self.teacher_inputs = TeacherInputs(
             self.data_preprocessor, teacher.data_preprocessor
         )
@@ -163,9 +164,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             losses.update(add_prefix(student_losses, 'student'))
 
         if distilling:
-            losses.update(
-                add_prefix(distiller.compute_distill_losses(), 'distill')
-            )
+            distilled = distiller.compute_distill_losses()
+            if self.training and self.student_trainable:
+                _check_gradients(distilled)
+            losses.update(add_prefix(distilled, 'distill'))
         return losses
 
     def run_teacher(
@@ -265,6 +267,17 @@ def run_head(
         for sample in data_samples or ()
     ]
     model.get_submodule(name)(model.extract_feat(inputs), without_truth)
+
+
+def _check_gradients(losses: dict[str, torch.Tensor]) -> None:
+    constant = [k for k, v in losses.items() if not v.requires_grad]
+    if constant and torch.is_grad_enabled():
+        raise ValueError(
+            f'Expected {constant[0]} to train the student, but no gradient '
+            'reaches it: what it records of the student is frozen '
+            '(`frozen_stages`) or recomputed in the backward pass '
+            '(`with_cp`). Name a module that comes later.'
+        )
 
 
 def _check_classes(student: nn.Module, teacher: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -86,6 +86,9 @@ class FakeQuantization(nn.Module):
                 f'Expected `activations` to be one of {ACTIVATIONS}, but got '
                 f'{activations!r}.'
             )
+        # A runner without processes would replace them, hooks and all. What
+        # is folded has fixed statistics, of which there is nothing to sync.
+        revert_sync_batchnorm(model)
         check_model(model)
         if power_of_two_scales is None:
             power_of_two_scales = weight_bits == 8
