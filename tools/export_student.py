@@ -162,6 +162,21 @@ def parse_args() -> argparse.Namespace:
                 f'--{name.replace("_", "-")} must be at least 1, but got '
                 f'{getattr(args, name)}'
             )
+    for value in args.shape or ():
+        if value < 1:
+            parser.error(f'--shape must be positive, but got {args.shape}')
+    args.int8_options = [
+        f'--{name.replace("_", "-")}'
+        for name in (
+            'int8',
+            'num_calibration_images',
+            'method',
+            'exclude',
+            'activations',
+            'reduce_range',
+        )
+        if getattr(args, name) != parser.get_default(name)
+    ]
     return args
 
 
@@ -189,12 +204,24 @@ def run(args: argparse.Namespace) -> bool:
     model = build_student(config).eval()
     load_student(model, args.checkpoint)
     quantization = build_quantization(config, args.checkpoint, model)
-    if quantization is not None and args.int8:
+    options = args.int8_options
+    if quantization is not None and options:
         raise ValueError(
-            'Expected no --int8 with the checkpoint of a quantization-aware '
-            'training, whose INT8 file has the scales that were learned. '
-            'Leave it out, or name the *_student.pth beside the checkpoint to '
-            'quantize its float weights anew.'
+            f'Expected no {", ".join(options)} with the checkpoint of a '
+            'quantization-aware training, whose INT8 file is what was '
+            'trained. Leave it out, or name the *_student.pth beside the '
+            'checkpoint to quantize its float weights anew.'
+        )
+    if quantization is not None and args.dynamic_batch:
+        raise ValueError(
+            'Expected no --dynamic-batch with the checkpoint of a '
+            'quantization-aware training: PyTorch exports fake quantization '
+            'for one image at a time. Leave it out.'
+        )
+    if options and not args.int8:
+        raise ValueError(
+            f'Expected --int8 beside {", ".join(options)}, but got none. Add '
+            'it.'
         )
     segments = hasattr(model, 'decode_head')
     if args.test and not segments:
@@ -220,6 +247,7 @@ def run(args: argparse.Namespace) -> bool:
             model,
             configs.read_images(val, args.num_images, shape),
             interface,
+            exact_sums=quantization is not None,
         )
         keep_if_equal(part, file, found, *limits)
         if segments:

@@ -106,11 +106,17 @@ class _Check:
     """The check of one data set, from where it should lie to its pixels."""
 
     def __init__(self, cfg: dict, splits: list[str]) -> None:
-        kind = cfg['type']
+        name = kind = cfg.get('type')
         if isinstance(kind, str):
             # The root registry knows those of the default scope only so.
             with DATASETS.switch_scope_and_registry(None) as registry:
                 kind = registry.get(kind)
+        if kind is None:
+            raise ValueError(
+                'Expected a data set with a registered `type`, but that of '
+                f'{", ".join(dict.fromkeys(splits))} is {name!r}. Correct it, '
+                'or import the module that registers it by custom_imports.'
+            )
         self.cfg, self.kind = cfg, kind.__name__
         hint = dict(get=getattr(kind, 'HINT', HINT))
         self.layout = LAYOUTS.get(self.kind, hint)

@@ -44,11 +44,14 @@ def open_onnx(
     return BACKENDS[backend](file)
 
 
-def open_session(file: str | Path | bytes) -> Any:
+def open_session(file: str | Path | bytes, exact_sums: bool = False) -> Any:
     """Open an ONNX file in ONNX Runtime, see :func:`open_onnx`.
 
     Args:
         file (str | Path | bytes): The file, or what is in it.
+        exact_sums (bool): Whether products of 8 bits are summed up in float.
+            Otherwise x86 CPUs without VNNI add pairs of them in 16 bits,
+            which can overflow. Defaults to False.
 
     Returns:
         onnxruntime.InferenceSession: The session.
@@ -62,6 +65,8 @@ def open_session(file: str | Path | bytes) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if exact_sums:
+        options.add_session_config_entry('session.disable_quant_qdq', '1')
     try:
         return onnxruntime.InferenceSession(
             file if isinstance(file, bytes) else str(file),

@@ -12,7 +12,7 @@ from mmseg.models import EncoderDecoder
 from numpy import ndarray
 from torch import Tensor, nn
 
-from .backends import open_onnx
+from .backends import INPUT, open_session
 from .interface import Interface, label_maps, raw_maps
 
 # Values differ by float32's rounding only: the networks that were exported
@@ -108,6 +108,7 @@ def compare_onnx(
     model: nn.Module,
     images: Iterable[ndarray],
     interface: Interface | None = None,
+    exact_sums: bool = False,
 ) -> Comparison:
     """Compare an ONNX file with the model that it was made from.
 
@@ -121,6 +122,8 @@ def compare_onnx(
             of the file's shape.
         interface (Interface, optional): The file's. Defaults to None:
             normalized images, and logits.
+        exact_sums (bool): Whether sums of integers are computed as on a chip,
+            see :func:`~.backends.open_session`. Defaults to False.
 
     Returns:
         Comparison: How they differ.
@@ -130,7 +133,7 @@ def compare_onnx(
             values that are not finite.
     """
     interface = interface or Interface()
-    run = open_onnx(file)
+    session = open_session(file, exact_sums)
     count, equal, pixels, difference, largest = 0, 0, 0, 0.0, 0.0
     for given, normalized in file_images(model, images, interface):
         count += 1
@@ -141,7 +144,9 @@ def compare_onnx(
                 'infinity on an image. Its checkpoint is of no use: take an '
                 'earlier one.'
             )
-        found = [torch.from_numpy(x) for x in run(given)]
+        found = [
+            torch.from_numpy(x) for x in session.run(None, {INPUT: given})
+        ]
         if isinstance(model, EncoderDecoder):
             labels = label_maps(model, truth[0])
             got = found[0]

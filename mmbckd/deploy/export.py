@@ -120,6 +120,12 @@ def export_onnx(
         model.train(training)
     proto = onnx.load(str(file))
     Path(file).unlink()  # it is not complete
+    (version,) = (o.version for o in proto.opset_import if not o.domain)
+    if version != opset:
+        raise ValueError(
+            f'Expected an `opset` that PyTorch {torch.__version__} can write, '
+            f'but got {opset}. Take {version}.'
+        )
     foreign = {n.domain for n in proto.graph.node} - {'', 'ai.onnx'}
     if foreign:
         raise ValueError(

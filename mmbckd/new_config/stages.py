@@ -86,10 +86,10 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
         Stages: The maps.
 
     Raises:
-        TypeError: If the model is neither.
+        ValueError: If the model is neither.
     """
     if not isinstance(model, (BaseSegmentor, BaseDetector)):
-        raise TypeError(
+        raise ValueError(
             'Expected a segmentor of MMSegmentation or a detector of '
             f'MMDetection, but got {type(model).__name__}.'
         )

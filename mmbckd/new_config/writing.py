@@ -91,6 +91,13 @@ def write_config(
     out = Path(osp.abspath(out or f'bckd_{Path(student).stem}.py'))
     _check_out(out, force)
     student_cfg, teacher_cfg = _load(student), _load(teacher)
+    for cfg in (student_cfg, teacher_cfg):
+        if out == Path(osp.abspath(cfg.filename)):
+            raise ValueError(
+                f'Expected a new file for the distillation, which inherits '
+                f'from {cfg.filename}, but --out names that itself. Name '
+                'another.'
+            )
     library = student_cfg.default_scope
     if teacher_cfg.default_scope != library:
         raise ValueError(
@@ -422,6 +429,10 @@ def _text(
         assignment('_base_', [student]),
         *_imports_and_hooks(student_cfg),
     ]
+    # A config that a run has saved says where, which is the student's place.
+    for name, value in (('work_dir', None), ('resume', False)):
+        if student_cfg.get(name):
+            parts.append(assignment(name, value))
     architecture = '{{_base_.model}}'
     if student_cfg.get('load_from'):
         parts += [

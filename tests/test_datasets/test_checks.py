@@ -126,6 +126,12 @@ def test_repeated_data_set_is_checked_inside(check, configs):
         assert 'training' in only(check('ade', train_dataloader=loader))
 
 
+@pytest.mark.parametrize('change', ['PascalVocDataset', None])
+def test_data_set_that_is_not_registered_is_named(check, change):
+    with pytest.raises(ValueError, match=f'registered .*train is .?{change}'):
+        check('cityscapes', **{'train_dataloader.dataset.type': change})
+
+
 # What is missing or misplaced
 
 

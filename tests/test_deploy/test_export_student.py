@@ -190,6 +190,8 @@ def test_file_of_powers_of_two_has_to_agree_better(
         (dict(val_dataloader=None), [], '`val_dataloader`'),
         ({}, ['--cfg-options', 'val_dataloader.dataset.data_root=no'], '`val'),
         ({}, ['--int8', '--exclude', 'nothing'], "but got 'nothing'"),
+        ({}, ['--activations', 'int8'], 'Expected --int8 beside --activ'),
+        ({}, ['--opset', '99'], 'Expected an `opset` .* got 99. Take'),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(change, options, match, training):

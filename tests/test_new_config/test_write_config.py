@@ -446,12 +446,17 @@ def test_data_of_other_classes_are_refused(pair):
         ('broken.py', 'cannot be read'),
         ('data.py', 'no `model`'),
         ('distillation.py', 'that of a distillation'),
+        ('backbone.py', 'but got FeatureExtractor'),
         ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', 'one library'),
     ],
 )
 def test_wrong_files_are_refused(pair, name, message):
     model = cnn_segmentor()
     write_plain('data.py', None)
+    backbone = dict(
+        type='mmrazor.FeatureExtractor', backbone=model['backbone']
+    )
+    write_plain('backbone.py', backbone)
     write_plain('distillation.py', dict(type='a', architecture=model))
     Config(dict(default_scope='mmpose', model=model)).dump('pose.py')
     Path('broken.py').write_text('model = dict(')
@@ -501,6 +506,23 @@ def test_existing_files_are_kept_unless_forced(pair):
     assert Path('mine.py').read_text() == ''
     write_config(*pair, out='mine.py', force=True)
     assert 'BCKDDistiller' in Path('mine.py').read_text()
+
+
+@pytest.mark.parametrize('side', [0, 1])
+def test_config_that_is_inherited_is_never_replaced(pair, side):
+    before = Path(pair[side]).read_text()
+    with pytest.raises(ValueError, match='--out names that itself'):
+        write_config(*pair, out=pair[side], force=True)
+    assert Path(pair[side]).read_text() == before
+
+
+def test_run_of_the_student_alone_is_not_written_over(pair):
+    """The config that a run saves names its work directory."""
+    student = write_plain(
+        'student.py', cnn_segmentor(), work_dir='work_dirs/a', resume=True
+    )
+    cfg = Config.fromfile(write_config(student, pair[1]).file)
+    assert cfg.work_dir is None and cfg.resume is False
 
 
 def test_tool_lists_stages_and_ends_with_the_command(

@@ -128,8 +128,13 @@ def check_num_classes(model: nn.Module, dataset: BaseDataset) -> None:
         ValueError: If both say how many classes there are, and differ.
     """
     num_classes = num_classes_of(model)
-    classes = getattr(dataset, 'metainfo', {}).get('classes')
-    if None not in (num_classes, classes) and num_classes != len(classes):
+    metainfo = getattr(dataset, 'metainfo', {})
+    classes = metainfo.get('classes')
+    # Of a panoptic data set, a box head has the things alone.
+    things = len(metainfo.get('thing_classes', ()))
+    if None not in (num_classes, classes) and (
+        num_classes not in (len(classes), things)
+    ):
         raise ValueError(
             f'The model has num_classes={num_classes}, but '
             f'{type(dataset).__name__} has {len(classes)} classes: '

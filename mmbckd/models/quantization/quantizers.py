@@ -159,7 +159,8 @@ class ActivationQuantizer(nn.Module):
         self.log2_scale.copy_(torch.tensor(scale).log2())
         if not signed:
             step = 2 if self.power_of_two else 1
-            self.zero_point.fill_(step * round(-low / scale / step))
+            zero_point = step * round(-low / scale / step)
+            self.zero_point.fill_(min(zero_point, 256 - step))
 
 
 class LayerQuantizer:
