@@ -7,7 +7,6 @@ import logging
 import platform
 import re
 from functools import partial
-from inspect import signature
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch.utils.benchmark import Timer
 
+from ..models.algorithms.frozen_teacher_distill import head_with_samples
 from ..models.utils import build_model
 
 
@@ -107,8 +107,8 @@ def _bind_sample(model: BaseModel, size: tuple[int, int]) -> None:
     )
     model.forward = partial(model.forward, data_samples=[sample])
     # Heads that classify masks want it as well, and mmseg does not pass it on.
-    head = getattr(model, 'decode_head', None)
-    if head and 'batch_data_samples' in signature(head.forward).parameters:
+    if head_with_samples(model) == 'decode_head':
+        head = model.decode_head
         head.forward = partial(head.forward, batch_data_samples=[sample])
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
+from ..datasets.checks import dataset_class
 from ..models.utils import is_distillation
 
 # In a validation's record, but no metric.
@@ -501,9 +502,6 @@ def _classes(run: Run) -> tuple[str, ...]:
             metainfo = DATASETS.build({**dataset, 'lazy_init': True}).metainfo
         except AssertionError:
             # VOC and some others look for their files even so.
-            kind = dataset['type']
-            if isinstance(kind, str):
-                with DATASETS.switch_scope_and_registry(None) as registry:
-                    kind = registry.get(kind)
-            metainfo = {**kind.METAINFO, **(dataset.get('metainfo') or {})}
+            defaults = dataset_class(dataset['type']).METAINFO
+            metainfo = {**defaults, **(dataset.get('metainfo') or {})}
     return tuple(metainfo.get('classes') or ())

@@ -102,15 +102,28 @@ def check_config(cfg: Config, num_samples: int = 20) -> list[Report]:
     return reports
 
 
+def dataset_class(kind: str | type | None) -> type | None:
+    """The class that a data set's ``type`` names in the default scope.
+
+    Args:
+        kind (str | type | None): The ``type``, a class in pure Python configs.
+
+    Returns:
+        type | None: None if there is none of that name.
+    """
+    if not isinstance(kind, str):
+        return kind
+    # The root registry knows those of the default scope only so.
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        return registry.get(kind)
+
+
 class _Check:
     """The check of one data set, from where it should lie to its pixels."""
 
     def __init__(self, cfg: dict, splits: list[str]) -> None:
-        name = kind = cfg.get('type')
-        if isinstance(kind, str):
-            # The root registry knows those of the default scope only so.
-            with DATASETS.switch_scope_and_registry(None) as registry:
-                kind = registry.get(kind)
+        name = cfg.get('type')
+        kind = dataset_class(name)
         if kind is None:
             raise ValueError(
                 'Expected a data set with a registered `type`, but that of '

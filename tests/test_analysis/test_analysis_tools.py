@@ -159,26 +159,24 @@ def test_rates_by_distance_make_up_the_error_rate(
     assert '0–1 px' in lines[0] and '> 32 px' in lines[0]
 
 
+def write_table(file, models, seeds, not_run=()):
+    """A table of the student a, and of rows that have not been run."""
+    rows = {f'{name}, not run': str(models / f'{name}.py') for name in not_run}
+    pair = dict(title='toy', student=str(models / 'a.py'), rows=rows)
+    table = dict(
+        title='Toy',
+        metrics=['mIoU'],
+        input_size=[32, 32],
+        seeds=list(range(seeds)),
+        pairs=[pair],
+    )
+    file.write_text(yaml.safe_dump(table))
+
+
 def test_classes_are_compared_over_the_seeds_of_a_table(
     tools, models, monkeypatch, tmp_path, capsys
 ):
-    (tmp_path / 'toy.yml').write_text(
-        yaml.safe_dump(
-            dict(
-                title='Toy',
-                metrics=['mIoU'],
-                input_size=[32, 32],
-                seeds=[0, 1],
-                pairs=[
-                    dict(
-                        title='toy',
-                        student=str(models / 'a.py'),
-                        rows={'not run': str(models / 'b.py')},
-                    )
-                ],
-            )
-        )
-    )
+    write_table(tmp_path / 'toy.yml', models, 2, ['b'])
     for seed, name in (('', 'a'), ('_seed-1', 'b')):
         place = tmp_path / 'work' / f'a{seed}' / 'iter_4.pth'
         place.parent.mkdir(parents=True)
@@ -206,19 +204,7 @@ def test_classes_are_compared_over_the_seeds_of_a_table(
 def test_run_that_is_left_out_is_named_and_what_came_before_it_is_kept(
     tools, models, tmp_path, monkeypatch, capsys
 ):
-    (tmp_path / 'toy.yml').write_text(
-        yaml.safe_dump(
-            dict(
-                title='Toy',
-                metrics=['mIoU'],
-                input_size=[96, 160],
-                seeds=[0, 1, 2],
-                pairs=[
-                    dict(title='toy', student=str(models / 'a.py'), rows={})
-                ],
-            )
-        )
-    )
+    write_table(tmp_path / 'toy.yml', models, 3)
     for name in ('a', 'a_seed-2'):
         (tmp_path / 'work' / name).mkdir(parents=True)
     checkpoint = (models / 'a.pth').read_bytes()

@@ -48,12 +48,10 @@ class DataCheckHook(Hook):
                 '`resume`, to begin a run with them.'
             )
         model = unwrapped_model(runner)
+        weights = checkpoint.get('state_dict', checkpoint)
         own, loaded = (
-            {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
-            for weights in (
-                model.state_dict(),
-                checkpoint.get('state_dict', checkpoint),
-            )
+            {re.sub(r'^module\.', '', k): v for k, v in of.items()}
+            for of in (model.state_dict(), weights)
         )
         fit = [
             k
@@ -64,7 +62,6 @@ class DataCheckHook(Hook):
             # It has its teacher, which a student to begin with is not to
             # change.
             fit = [k for k in fit if not k.startswith('teacher.')]
-            weights = checkpoint.get('state_dict', checkpoint)
             for name in [k for k in weights if k.startswith('teacher.')]:
                 del weights[name]
             weights.update(model.teacher.state_dict(prefix='teacher.'))
