@@ -4,6 +4,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from torch import nn
 
 NUM_CLASSES = 5
 
@@ -26,6 +27,16 @@ def _segmentor(backbone, decode_head, dropout=0.1, **kwargs):
         test_cfg=dict(mode='whole'),
         **kwargs,
     )
+
+
+def with_grouped_deconvolution(model):
+    """A classifier that upsamples by a transposed convolution of 2 groups."""
+    classify = model.decode_head.conv_seg
+    model.decode_head.conv_seg = nn.Sequential(
+        nn.ConvTranspose2d(classify.in_channels, 6, 2, 2, groups=2),
+        nn.Conv2d(6, classify.out_channels, 1),
+    )
+    return model.eval()
 
 
 def _resnet18(base_channels, out_indices, **kwargs):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Creates .venv with the exact set of requirements/constraints*.txt, mmcv's
 # operators included, and a development install of mmbckd. `make setup` calls
-# it; it can be interrupted and started again at any point.
+# it; it can be interrupted and started again at any point, and does nothing
+# where all is done.
 #
 # STACK=onedl              .venv-onedl with the maintained fork instead
 # PYTHON=python3.12        the Python to use (3.10 to 3.12; the fork: to 3.13)
@@ -19,6 +20,8 @@ if [ "$STACK" = onedl ]; then
     NEWEST=13
 fi
 LOG=$VENV/setup.log
+DONE=$VENV/setup.done
+TAG='import sys; print("cp%d%d" % sys.version_info[:2])'
 
 say() { printf '[setup] %s\n' "$*"; }
 die() { printf '[setup] error: %s\n' "$*" >&2; exit 1; }
@@ -84,17 +87,38 @@ find_headers() {
     export CPATH
 }
 
+# Finished here, by the Python that is asked for if one is, since the files that
+# this script goes by were changed.
+finished() {
+    local file
+    [ -x "$VENV/bin/python" ] && [ "$(cat "$DONE" 2>/dev/null)" = "$PWD" ] ||
+        return 1
+    [ -z "${PYTHON:-}" ] ||
+        [ "$("$PYTHON" -c "$TAG")" = "$("$VENV/bin/python" -c "$TAG")" ] ||
+        return 1
+    for file in requirements/constraints.txt \
+        "requirements/constraints-$STACK.txt" setup.py pyproject.toml \
+        mmbckd/version.py mmbckd_compat.pth tools/setup_env.sh; do
+        [ "$DONE" -nt "$file" ] || return 1
+    done
+}
+
 create_venv() {
     if [ -e "$VENV" ]; then
+        [ -e "$LOG" ] || die "$PWD/$VENV was not made by 'make setup': move" \
+            "it away, or set mmbckd up in another clone."
         # What an interrupted run left may lack pip; a changed PYTHON wants
-        # another version.
+        # another version; the scripts of a moved clone name their old place.
         if [ "$("$VENV/bin/python" -c "$TAG" 2>/dev/null)" = "$PYTHON_TAG" ] &&
-            "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+            "$VENV/bin/python" -m pip --version >/dev/null 2>&1 &&
+            [ "$(sed -n 1p "$LOG")" = "$PWD" ]; then
             return
         fi
-        say "$VENV is unfinished or of another Python: creating it anew"
+        say "$VENV is unfinished, moved or of another Python: creating it anew"
         rm -rf "$VENV"
     fi
+    mkdir "$VENV"
+    echo "$PWD" >"$LOG"
     "$PYTHON" -m venv "$VENV" >/dev/null || die "'$PYTHON -m venv' failed:" \
         "'apt install python3-venv' (or ${PYTHON##*/}-venv)."
 }
@@ -227,13 +251,16 @@ find_mmcv() {  # the wheel in the cache, or nothing
 
 [ -f "requirements/constraints-$STACK.txt" ] ||
     die "expected STACK=openmmlab or STACK=onedl, but got STACK=$STACK."
+finished && exit
 choose_python
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || die "$PYTHON has no" \
     "venv: 'apt install python3-venv' (or ${PYTHON##*/}-venv)."
-TAG='import sys; print("cp%d%d" % sys.version_info[:2])'
 PYTHON_TAG=$("$PYTHON" -c "$TAG")
 # mmcv's operators fit one Python and one PyTorch only.
-CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mmbckd/wheels
+CACHE=${XDG_CACHE_HOME:-~/.cache}/mmbckd/wheels
+mkdir -p "$CACHE" 2>/dev/null && [ -w "$CACHE" ] || die "expected a folder to" \
+    "keep the built mmcv in, but $CACHE cannot be written to: name another" \
+    "with XDG_CACHE_HOME=..."
 CACHE=$CACHE/$PYTHON_TAG-torch$(pinned torch)
 
 say "using $("$PYTHON" --version) ($(command -v "$PYTHON"))"
@@ -251,5 +278,5 @@ pip install --quiet --no-deps --no-build-isolation --editable .
     cat "$LOG.report" >&2
     die 'mmbckd does not work in the new environment, see above.'
 }
-touch "$VENV/setup.done"
+echo "$PWD" >"$DONE"
 say "done: $VENV/bin/python -m mmbckd describes the environment"

@@ -131,8 +131,6 @@ class _Check:
                 'or import the module that registers it by custom_imports.'
             )
         self.cfg, self.kind = cfg, kind.__name__
-        hint = dict(get=getattr(kind, 'HINT', HINT))
-        self.layout = LAYOUTS.get(self.kind, hint)
         self.root = osp.normpath(cfg.get('data_root') or '.')
         folders = cfg.get('data_prefix') or {'img_path': ''}
         self.folders = {k: self.path(name) for k, name in folders.items()}
@@ -143,11 +141,23 @@ class _Check:
         )
         # What lists the images; without a file that is their folder.
         self.list = self.ann_file or self.places[0]
+        library = kind.__module__.partition('.')[0]
+        self.layout = LAYOUTS.get(f'{library}.{self.kind}')
+        if self.layout is None or (
+            # A list of one's own, in the public data set's format.
+            self.ann_file and self.list_name not in self.layout['images']
+        ):
+            self.layout = dict(get=getattr(kind, 'HINT', HINT))
         names = ', '.join(osp.relpath(p, self.root) for p in self.places)
         self.report = Report(
             f'{", ".join(dict.fromkeys(splits))}: {self.kind} in {self.root} '
             f'({names})'
         )
+
+    @property
+    def list_name(self) -> str:
+        """What lists the images, by its place in the data set."""
+        return osp.relpath(self.list, self.root)
 
     def path(self, name: str) -> str:
         return osp.normpath(osp.join(self.root, name))
@@ -237,7 +247,7 @@ class _Check:
             )
         if self.cfg.get('indices') is not None:
             return
-        key = osp.relpath(self.list, self.root)
+        key = self.list_name
         images = self.layout.get('images', {}).get(key, number)
         if number != images:
             self.report.warnings.append(

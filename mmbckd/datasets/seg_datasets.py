@@ -13,14 +13,15 @@ def no_images(dataset: BaseDataset) -> FileNotFoundError:
     found = 'holds none' if osp.isdir(img_dir) else 'does not exist'
     return FileNotFoundError(
         f'{type(dataset).__name__} expected *{dataset.img_suffix} images in '
-        f'{img_dir}, but that folder {found}. {dataset.HINT}'
+        f'{img_dir}, but that folder {found}. '
+        + dataset.HINT.replace('{root}', dataset.data_root or 'FOLDER')
     )
 
 
 class _FolderDataset(BaseSegDataset):
     """A data set of two folders that says so when they are not there."""
 
-    #: What to do if the folder is missing or empty.
+    #: What to do if the folder is missing or empty; {root} is its parent.
     HINT: str
 
     def load_data_list(self) -> list[dict]:
@@ -122,10 +123,7 @@ class StreetScenesDataset(_FolderDataset):
             [255, 255, 255],
         ],
     )
-    HINT = (
-        'Make them first: python '
-        'tools/dataset_converters/street_scenes.py data/street_scenes'
-    )
+    HINT = 'Make them first: mim run mmbckd street_scenes {root}'
 
     def __init__(self, img_suffix: str = '.png', **kwargs) -> None:
         super().__init__(img_suffix=img_suffix, **kwargs)

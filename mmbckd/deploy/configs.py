@@ -160,7 +160,19 @@ def onnx_config(
     Returns:
         Config: The same with an ``ONNXSegmentor`` as model, and with
         images of that size. Training is left out.
+
+    Raises:
+        ValueError: If windows slide over the images that are of another size.
     """
+    test_cfg = copy.deepcopy(model.test_cfg)
+    slides = test_cfg.get('mode') == 'slide'
+    if slides and tuple(test_cfg['crop_size']) != tuple(shape):
+        raise ValueError(
+            'Expected a file of the size of the windows that slide over the '
+            f'images, {tuple(test_cfg["crop_size"])} by `crop_size` of '
+            f'`test_cfg`, but got {tuple(shape)}. Leave out --shape, or set '
+            "`crop_size` and `stride`, or mode='whole'."
+        )
     written = Config(copy.deepcopy(config._cfg_dict))
     preprocessor = copy.deepcopy(
         student_config(config).get('data_preprocessor')
@@ -173,7 +185,6 @@ def onnx_config(
             bgr_to_rgb=interface.channel_order == 'rgb',
             rgb_to_bgr=False,
         )
-    test_cfg = copy.deepcopy(model.test_cfg)
     written.model = dict(
         type='ONNXSegmentor',
         data_preprocessor=preprocessor,
@@ -194,7 +205,7 @@ def onnx_config(
         'data_preprocessor',
     ):
         written.pop(key, None)
-    if test_cfg.get('mode') != 'slide':
+    if not slides:
         for key in ('val_dataloader', 'test_dataloader'):
             if written.get(key):
                 _set_size(written[key].dataset, shape)

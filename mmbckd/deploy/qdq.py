@@ -27,7 +27,8 @@ def export_qdq(
     Fake quantization becomes pairs of QuantizeLinear and DequantizeLinear
     (QDQ) with the scales that were learned, and the weights are stored as
     the integers that they were rounded to (in 8 bits each, whatever
-    ``weight_bits`` is), as biases are in 32 bits.
+    ``weight_bits`` is). So are biases, in 32 bits, unless activations are
+    'int8': TensorRT takes rounded biases in float only.
 
     Args:
         quantization (FakeQuantization): That of the model, calibrated.
@@ -52,7 +53,8 @@ def export_qdq(
     proto = onnx.load(str(file))
     fold_identity_norms(proto)
     store_integers(proto)
-    store_integer_biases(proto)
+    if not quantization.signed:
+        store_integer_biases(proto)
     quantize_before_clips(proto)
     onnx.checker.check_model(proto)
     onnx.save(proto, str(file))

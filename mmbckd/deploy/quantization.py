@@ -86,14 +86,15 @@ def quantize_int8(
             Defaults to 'minmax'.
         exclude (Sequence[str]): Layers to keep in float, by the names of
             their modules: 'decode_head' is all of it. Defaults to none.
-        activations (str): 'uint8' with a zero point, or 'int8' without, which
-            TensorRT wants. Defaults to 'uint8'.
+        activations (str): 'uint8' with a zero point, or for TensorRT 'int8'
+            without, and with biases in float. Defaults to 'uint8'.
         reduce_range (bool): Whether weights have 7 bits. x86 CPUs without
             VNNI add pairs of products in 16 bits, which can overflow with 8.
             Defaults to False.
 
     Returns:
-        list[str]: The nodes that were kept in float by ``exclude``.
+        list[str]: The nodes that were kept in float by ``exclude``, and the
+        transposed convolutions of several groups, which are too.
 
     Raises:
         ImportError: If the optional packages are not installed.
@@ -116,7 +117,14 @@ def quantize_int8(
         )
     check_finite(float_file, images)
     proto = onnx.load(str(float_file))
-    excluded = matching_nodes(proto, exclude)
+    # A scale for each channel of all groups does not fit the biases.
+    grouped = [
+        node.name
+        for node in proto.graph.node
+        if node.op_type == 'ConvTranspose'
+        and any(a.name == 'group' and a.i > 1 for a in node.attribute)
+    ]
+    excluded = list(dict.fromkeys([*matching_nodes(proto, exclude), *grouped]))
     signed = activations == 'int8'
     types = quantization.QuantType
     methods = quantization.CalibrationMethod
@@ -147,6 +155,8 @@ def quantize_int8(
             extra_options=dict(
                 ActivationSymmetric=signed,
                 WeightSymmetric=True,
+                # TensorRT refuses a DequantizeLinear of 32 bits.
+                QuantizeBias=not signed,
                 # One image at a time, or the activations of all are held.
                 CalibStridedMinMax=1,
             ),

@@ -3,6 +3,7 @@
 import copy
 from pickle import UnpicklingError
 
+from mmdet.models.dense_heads import RPNHead
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.model import BaseModel
@@ -173,7 +174,7 @@ def num_classes_of(model: nn.Module) -> int | None:
         model (nn.Module): A model of mmseg or mmdet.
 
     Returns:
-        int | None: None if it does not say.
+        int | None: None if it does not say, or finds objects of any class.
     """
     for name in (
         'decode_head',
@@ -188,9 +189,24 @@ def num_classes_of(model: nn.Module) -> int | None:
         if isinstance(head, nn.ModuleList):
             head = head[-1]
         num_classes = getattr(head, 'num_classes', None)
-        if isinstance(num_classes, int):
+        if isinstance(num_classes, int) and not isinstance(head, RPNHead):
             return num_classes
     return None
+
+
+def image_channels(model: nn.Module) -> int:
+    """Number of channels of the images that a model takes.
+
+    Args:
+        model (nn.Module): A model whose first convolution sees the image.
+
+    Returns:
+        int: Those of that convolution; 3 if there is none.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return 3
 
 
 def batch_of_call(args: tuple, kwargs: dict) -> dict:

@@ -9,8 +9,10 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmseg.models import BaseSegmentor
 from torch import Tensor, nn
 
-# Sides of the blank image. Some heads pool by kernels that are larger than the
-# maps of a small one.
+from ..models.utils import image_channels
+
+# Sides of the blank image, before the backbone's own `img_size`. Some heads
+# pool by kernels that are larger than the maps of a small one.
 SIDES = (128, 512)
 
 
@@ -94,9 +96,12 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
             f'MMDetection, but got {type(model).__name__}.'
         )
     model = revert_sync_batchnorm(model)
-    for side in SIDES:
+    # Positions of some vision transformers fit one size only.
+    own = getattr(getattr(model, 'backbone', None), 'img_size', ())
+    own = own[:1] if isinstance(own, (list, tuple)) else (own,)
+    for side in (*SIDES, *own):
         stages = _read(model, training, side)
-        if stages.classifier or not _classifiers(model):
+        if stages.backbone and (stages.classifier or not _classifiers(model)):
             break
     return stages
 
@@ -104,7 +109,7 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
 def _read(model: BaseModel, training: bool, side: int) -> Stages:
     model.train(training)
     # Batch norms cannot be trained on a single image.
-    images = torch.zeros(2, 3, side, side)
+    images = torch.zeros(2, image_channels(model), side, side)
     problems: dict[str, str] = {}
     parts = {'backbone': [], 'neck': []}
     outputs, failure = _outputs(

@@ -150,10 +150,11 @@ def write_config(
         choice=choice,
     )
     with tempfile.NamedTemporaryFile(
-        'w', dir=out.parent, prefix='.', suffix='.py', delete=False
+        dir=out.parent, prefix='.', suffix='.py', delete=False
     ) as stream:
-        stream.write(text)
+        pass
     try:
+        Path(stream.name).write_text(text, encoding='utf-8')
         _check_written(stream.name, models, teacher_ckpt)
         os.chmod(stream.name, 0o666 & ~_umask())
         os.replace(stream.name, out)

@@ -83,6 +83,7 @@ def test_hook_is_off_with_the_switch():
     assert done.returncode == 0 and 'mmbckd_compat' not in done.stdout
 
 
+# None: the clone of a development install is gone.
 @pytest.mark.parametrize('module', [None, 'def install(:', 'install = 1'])
 def test_broken_hook_never_breaks_python(module, tmp_path):
     pth = (ROOT / 'mmbckd_compat.pth').read_text()
@@ -94,7 +95,7 @@ def test_broken_hook_never_breaks_python(module, tmp_path):
         f'import site; site.addsitedir({str(tmp_path)!r}); print("alive")',
     )
     assert done.returncode == 0 and 'alive' in done.stdout
-    assert 'Error processing line 1' in done.stderr
+    assert ('Error processing line 1' in done.stderr) == bool(module)
 
 
 def test_without_the_layer_one_sentence_says_what_to_do():

@@ -212,6 +212,19 @@ def test_coco_without_annotations_names_them_and_their_archive(check):
     assert 'annotations_trainval2017.zip' in val
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(ann_file='mine.json'),
+        # Instances for detectors, which lie otherwise than mmseg's.
+        dict(type='CityscapesDataset', data_root='data/other'),
+    ],
+)
+def test_data_of_ones_own_are_not_to_be_downloaded(check, change):
+    problem = check('coco', train_dataloader=dict(dataset=change))[0]
+    assert problem.endswith(checks.HINT)
+
+
 def test_annotation_file_of_the_evaluator_is_checked(check):
     problem = only(
         check('coco', val_evaluator=dict(ann_file='data/coco/other.json'))

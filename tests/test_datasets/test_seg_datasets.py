@@ -47,7 +47,7 @@ def test_street_scenes_load_with_their_labels(tmp_path):
     'kind, hint',
     [
         ('CamVidDataset', 'MMBCKD_CAMVID'),
-        ('StreetScenesDataset', 'street_scenes.py'),
+        ('StreetScenesDataset', 'mim run mmbckd street_scenes {tmp_path}'),
     ],
 )
 def test_missing_and_empty_folders_say_what_to_do(
@@ -57,7 +57,8 @@ def test_missing_and_empty_folders_say_what_to_do(
         (tmp_path / 'images' / 'val').mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=words) as error:
         build(kind, tmp_path)
-    assert hint in str(error.value) and 'images/val' in str(error.value)
+    assert hint.format(tmp_path=tmp_path) in str(error.value)
+    assert 'images/val' in str(error.value)
 
 
 def test_camvid_loads_with_its_labels(tmp_path):

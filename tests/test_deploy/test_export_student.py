@@ -192,6 +192,19 @@ def test_file_of_powers_of_two_has_to_agree_better(
         ({}, ['--int8', '--exclude', 'nothing'], "but got 'nothing'"),
         ({}, ['--activations', 'int8'], 'Expected --int8 beside --activ'),
         ({}, ['--opset', '99'], 'Expected an `opset` .* got 99. Take'),
+        (
+            {},
+            [
+                '--shape',
+                '64',
+                '64',
+                '--cfg-options',
+                'model.architecture.test_cfg.mode=slide',
+                'model.architecture.test_cfg.crop_size=(32,32)',
+                'model.architecture.test_cfg.stride=(16,16)',
+            ],
+            r'the windows that .* \(32, 32\) .* got \(64, 64\)',
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(change, options, match, training):

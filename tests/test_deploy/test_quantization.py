@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from mmbckd.deploy import Interface, export_onnx, layer_errors, quantize_int8
 from mmbckd.deploy.comparison import compare_onnx, file_images
-from tests.segmentors import cnn_segmentor
+from tests.segmentors import cnn_segmentor, with_grouped_deconvolution
 from tests.test_deploy.test_export import build, pictures
 
 IMAGE = Interface('uint8', 'rgb')
@@ -154,17 +154,29 @@ def test_other_methods_cut_off_what_is_rare(
     assert any(found[x] < 0.999 * of_minmax[x] for x in shared)
 
 
-def test_int8_activations_have_no_zero_point(float_file, images):
+def test_transposed_convolution_of_groups_stays_in_float(tmp_path, images):
+    file, int8 = tmp_path / 'a.onnx', tmp_path / 'int8.onnx'
+    changed = with_grouped_deconvolution(build(cnn_segmentor()))
+    export_onnx(changed, file, (32, 64), IMAGE)
+    kept = quantize_int8(file, int8, images, reduce_range=True)
+    assert kept == ['decode_head.conv_seg.0']
+    assert compare_onnx(int8, changed, pictures(32, 64), IMAGE).agreement > 80
+
+
+def test_int8_activations_are_what_tensorrt_takes(float_file, images):
     file = float_file.with_name('signed.onnx')
     quantize_int8(float_file, file, images, activations='int8')
+    stored = onnx.load(file).graph.initializer
     zeros = [
         numpy_helper.to_array(x)
-        for x in onnx.load(file).graph.initializer
+        for x in stored
         if x.name.endswith('_zero_point')
         and x.data_type == onnx.TensorProto.INT8
     ]
     assert zeros
     assert not any(zero.any() for zero in zeros)
+    # TensorRT refuses biases as integers.
+    assert onnx.TensorProto.INT32 not in {x.data_type for x in stored}
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,22 @@ def test_teacher_runs_in_loss_mode_if_asked():
     assert called
 
 
+def test_what_is_recorded_is_not_overwritten_in_place():
+    norms = dict(type='ModuleOutputs', source='decode_head.scale_heads.0.0.bn')
+    model = build(
+        distiller=dict(
+            CWD,
+            student_recorders=dict(logits=norms),
+            teacher_recorders=dict(logits=norms),
+        )
+    )
+    images, samples = batch()
+    model.distiller.compute_distill_losses = dict
+    model(images, samples, mode='loss')
+    for from_student in (True, False):
+        assert model.distiller.get_record('logits', from_student).min() < 0
+
+
 def test_stopped_distillation_gives_the_task_loss_alone():
     """For the price of it: the teacher rests, and nothing is recorded."""
     model = build()

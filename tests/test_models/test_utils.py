@@ -1,9 +1,18 @@
 """Which part of a config the student is."""
 
+from pathlib import Path
+
+import mmdet
 import pytest
 from mmengine.config import Config
 
-from mmbckd.models.utils import build_student, is_distillation, student_config
+from mmbckd.models.utils import (
+    build_model,
+    build_student,
+    is_distillation,
+    num_classes_of,
+    student_config,
+)
 from tests.segmentors import cnn_segmentor
 
 PURE_PYTHON = """
@@ -44,3 +53,16 @@ def test_student_that_is_named_by_its_file_is_read(tmp_path):
     )
     assert student_config(config)['decode_head'] == model['decode_head']
     assert build_student(config).backbone.base_channels == 8
+
+
+@pytest.mark.parametrize(
+    'name, number',
+    [
+        ('retinanet/retinanet_r18_fpn_1x_coco.py', 80),
+        # Proposals are of objects of any class.
+        ('rpn/rpn_r50_fpn_1x_coco.py', None),
+    ],
+)
+def test_number_of_classes_is_that_of_the_data(name, number):
+    file = Path(mmdet.__file__).parent / '.mim/configs' / name
+    assert num_classes_of(build_model(str(file))) == number

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmdet
 import mmseg
 import pytest
 import torch
@@ -195,6 +196,44 @@ def test_head_that_needs_a_large_image_is_read():
     assert stages.features == [(128, 2)]
     assert stages.logits == [(19, 2)]
     assert not stages.problems.keys() - {'neck'}
+
+
+def test_vision_transformer_of_one_size_is_read():
+    """Its positions fit no other."""
+    config = cnn_segmentor()
+    config.pop('neck')
+    config['backbone'] = dict(
+        type='BEiT',
+        img_size=(96, 96),
+        embed_dims=16,
+        num_layers=1,
+        num_heads=2,
+        out_indices=(0,),
+    )
+    config['decode_head'].update(
+        in_channels=[16], in_index=[0], feature_strides=[16]
+    )
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        stages = read_stages(build_model(config))
+    assert stages.backbone == [(16, 16)]
+    assert stages.logits == [(NUM_CLASSES, 16)]
+
+
+def test_images_may_have_more_than_three_channels():
+    config = cnn_segmentor()
+    config['backbone'].update(in_channels=4)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        stages = read_stages(build_model(config))
+    assert [m.stride for m in stages.backbone] == [4, 8, 16, 32]
+
+
+def test_detector_that_needs_a_large_image_is_read():
+    cfg = Config.fromfile(
+        Path(mmdet.__file__).parent / '.mim/configs/ssd/ssd300_coco.py'
+    )
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        stages = read_stages(build_model(cfg.model))
+    assert [m.channels for m in stages.backbone] == [512, 1024]
 
 
 # On pairs of the zoo
@@ -506,6 +545,18 @@ def test_existing_files_are_kept_unless_forced(pair):
     assert Path('mine.py').read_text() == ''
     write_config(*pair, out='mine.py', force=True)
     assert 'BCKDDistiller' in Path('mine.py').read_text()
+
+
+def test_nothing_is_left_where_the_config_cannot_be_written(pair, monkeypatch):
+    before = set(Path().iterdir())
+
+    def fail(*args, **kwargs):
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(Path, 'write_text', fail)
+    with pytest.raises(OSError, match='No space left'):
+        write_config(*pair, out='mine.py')
+    assert set(Path().iterdir()) == before
 
 
 @pytest.mark.parametrize('side', [0, 1])

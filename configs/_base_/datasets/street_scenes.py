@@ -1,5 +1,5 @@
 # Generated street scenes, made by the package itself:
-# python tools/dataset_converters/street_scenes.py data/street_scenes
+# mim run mmbckd street_scenes data/street_scenes
 _base_ = ['./camvid.py']
 
 dataset_type = 'StreetScenesDataset'

@@ -1,7 +1,9 @@
 import logging
 import os.path as osp
+from collections.abc import Iterable
 from contextlib import nullcontext
 from inspect import signature
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -204,6 +206,22 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 self.teacher(inputs, data_samples, mode=self.teacher_forward)
         for recorder in distiller.teacher_recorders.recorders.values():
             _leave_inference_mode(recorder)
+
+    def set_module_inplace_false(
+        self, architecture: nn.Module, varstr: str
+    ) -> None:
+        """Have no activation function overwrite what is recorded before it.
+
+        MMRazor's own stops at a ``ConvModule``, above its activation.
+
+        Args:
+            architecture (nn.Module): The student or the teacher.
+            varstr (str): Its name, of no use here.
+        """
+        modules: Iterable[Any] = architecture.modules()
+        for module in modules:
+            if hasattr(module, 'inplace'):
+                module.inplace = False
 
     def _only_features_are_recorded(self) -> bool:
         recorders = self.distiller.teacher_recorders.recorders.values()

@@ -42,8 +42,8 @@ class FakeQuantization(nn.Module):
         model (BaseModel): A segmentor (``EncoderDecoder``) or a detector of
             one stage. It is changed: hooks are registered.
         weight_bits (int): 2 to 8. Defaults to 8.
-        activations (str): 'uint8' with a zero point, or 'int8' without, which
-            TensorRT wants. Defaults to 'uint8'.
+        activations (str): 'uint8' with a zero point, or for TensorRT 'int8'
+            without. Defaults to 'uint8'.
         exclude (Sequence[str]): Layers to keep in float: 'decode_head' is all
             of it. Defaults to none.
         power_of_two_scales (bool): Whether all scales are powers of two. A
@@ -53,6 +53,7 @@ class FakeQuantization(nn.Module):
 
     Attributes:
         power_of_two_scales (bool): Whether they are.
+        signed (bool): Whether activations are 'int8'.
         left (list[str]): Layers with weights that stay in float, with their
             types.
 
@@ -66,6 +67,7 @@ class FakeQuantization(nn.Module):
     """
 
     calibrated: Tensor
+    options: Tensor
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class FakeQuantization(nn.Module):
         if power_of_two_scales is None:
             power_of_two_scales = weight_bits == 8
         self.power_of_two_scales = power_of_two_scales
+        self.signed = activations == 'int8'
         plan = Plan(model, [exclude] if isinstance(exclude, str) else exclude)
         self._mode = 'quantize'
         # In a list: it is no part of this module.
@@ -101,12 +104,23 @@ class FakeQuantization(nn.Module):
         self.left = plan.left
         self.activations = nn.ModuleDict()
         self.register_buffer('calibrated', torch.tensor(False))
+        # A checkpoint's scales are those of these options only.
+        self.register_buffer(
+            'options',
+            torch.tensor(
+                [
+                    weight_bits,
+                    self.signed,
+                    power_of_two_scales,
+                ]
+            ),
+        )
         modules = dict(model.named_modules())
         found: dict[Site | None, ActivationQuantizer] = {}
         for name, side in plan.sites:
             quantizer = ActivationQuantizer(
                 f'{side} of {name}',
-                activations == 'int8',
+                self.signed,
                 power_of_two_scales,
             )
             # First of all hooks, so that recorders see what it gives.
@@ -249,8 +263,24 @@ class FakeQuantization(nn.Module):
                 'Name the config (`architecture` and `quantize`) that it was '
                 'trained with.'
             )
+        given = state_dict.get(prefix + 'options')
+        if given is not None and given.tolist() != self.options.tolist():
+            raise ValueError(
+                'Expected a checkpoint of this quantization, with '
+                f'{_described(self.options)}, but it is of one with '
+                f'{_described(given)}. Name the config (`quantize`) that it '
+                'was trained with.'
+            )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._set_mode(self._mode)
+
+
+def _described(options: Tensor) -> str:
+    weight_bits, signed, power_of_two_scales = options.tolist()
+    return (
+        f'weight_bits={weight_bits}, activations={ACTIVATIONS[signed]!r}, '
+        f'power_of_two_scales={bool(power_of_two_scales)}'
+    )
 
 
 @torch.no_grad()

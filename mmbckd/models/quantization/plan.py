@@ -65,7 +65,11 @@ class Plan:
         excluded = _inside(model, exclude)
         by_layer: dict[str, list[int]] = {}
         for i, call in enumerate(self.calls):
-            if isinstance(call.module, LAYERS) and call.name not in excluded:
+            if (
+                isinstance(call.module, LAYERS)
+                and call.name not in excluded
+                and not _shares_scales(call.module)
+            ):
                 by_layer.setdefault(call.name, []).append(i)
         if not by_layer:
             raise ValueError(
@@ -133,10 +137,7 @@ class Plan:
                 and norm.track_running_stats
                 and layer is not None
                 and self.counts[call.name] == self.counts[layer.name] == 1
-                and not (
-                    isinstance(layer.module, nn.ConvTranspose2d)
-                    and layer.module.groups > 1
-                )
+                and not _shares_scales(layer.module)
             ):
                 found[layer.name] = layer, call
         return found
@@ -163,6 +164,12 @@ class Plan:
         ):
             return leaves[-1].name, 'input'
         return None
+
+
+def _shares_scales(layer: nn.Module) -> bool:
+    """Whether channels of several groups would have one scale, as those of a
+    transposed convolution in ONNX: their biases would have several."""
+    return isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1
 
 
 def _inside(model: nn.Module, names: Sequence[str]) -> set[str]:
