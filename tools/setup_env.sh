@@ -8,7 +8,7 @@
 # PYTHON=python3.12        the Python to use (3.10 to 3.12; the fork: to 3.13)
 # XDG_CACHE_HOME           where the built mmcv is kept (~/.cache by default)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."  # however it is reached, it is one place
 
 STACK=${STACK:-openmmlab}
 VENV=.venv

@@ -56,8 +56,10 @@ def finish(clone: Path) -> None:
 
 def test_finished_setup_is_left_alone(clone):
     finish(clone)
-    for env in ({}, dict(PYTHON='')):
-        done = setup(clone, **env)
+    link = clone.with_name('link')
+    link.symlink_to(clone)
+    for place, env in ((clone, {}), (clone, dict(PYTHON='')), (link, {})):
+        done = setup(place, **env)
         assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 
