@@ -194,21 +194,6 @@ def num_classes_of(model: nn.Module) -> int | None:
     return None
 
 
-def image_channels(model: nn.Module) -> int:
-    """Number of channels of the images that a model takes.
-
-    Args:
-        model (nn.Module): A model whose first convolution sees the image.
-
-    Returns:
-        int: Those of that convolution; 3 if there is none.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    return 3
-
-
 def batch_of_call(args: tuple, kwargs: dict) -> dict:
     """What a forward hook of a model sees it called with, by name.
 

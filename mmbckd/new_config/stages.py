@@ -1,6 +1,7 @@
 """Where a segmentor or detector has feature maps, read off a blank image."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -8,8 +9,6 @@ from mmdet.models.detectors import BaseDetector
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmseg.models import BaseSegmentor
 from torch import Tensor, nn
-
-from ..models.utils import image_channels
 
 # Sides of the blank image, before the backbone's own `img_size`. Some heads
 # pool by kernels that are larger than the maps of a small one.
@@ -99,17 +98,24 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
     # Positions of some vision transformers fit one size only.
     own = getattr(getattr(model, 'backbone', None), 'img_size', ())
     own = own[:1] if isinstance(own, (list, tuple)) else (own,)
-    for side in (*SIDES, *own):
-        stages = _read(model, training, side)
+    # An image need not have the channels of the first convolution: that of YOLOX
+    # takes those of neighboring pixels.
+    convs = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+    first = next((conv.in_channels for conv in convs), 3)
+    images = product(dict.fromkeys((first, 3)), (*SIDES, *own))
+    for channels, side in images:
+        stages = _read(model, training, channels, side)
         if stages.backbone and (stages.classifier or not _classifiers(model)):
             break
     return stages
 
 
-def _read(model: BaseModel, training: bool, side: int) -> Stages:
+def _read(
+    model: BaseModel, training: bool, channels: int, side: int
+) -> Stages:
     model.train(training)
     # Batch norms cannot be trained on a single image.
-    images = torch.zeros(2, image_channels(model), side, side)
+    images = torch.zeros(2, channels, side, side)
     problems: dict[str, str] = {}
     parts = {'backbone': [], 'neck': []}
     outputs, failure = _outputs(

@@ -21,7 +21,6 @@ from ..losses import (
     SemanticAffinityLoss,
 )
 from ..task_modules.recorders import recorded_modules
-from ..utils import image_channels
 
 Source = str | Sequence[str] | dict
 
@@ -229,8 +228,7 @@ class BCKDDistiller(ConfigurableDistiller):
         model.eval()
         try:
             with torch.no_grad(), suppress(_Recorded), recorder:
-                channels = image_channels(model)
-                model(torch.zeros(1, channels, 128, 128, device=device))
+                model(torch.zeros(1, 3, 128, 128, device=device))
             features = self.get_record(
                 **{k: v for k, v in record.items() if k != 'connector'}
             )
