@@ -98,8 +98,8 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
     # Positions of some vision transformers fit one size only.
     own = getattr(getattr(model, 'backbone', None), 'img_size', ())
     own = own[:1] if isinstance(own, (list, tuple)) else (own,)
-    # An image need not have the channels of the first convolution: that of YOLOX
-    # takes those of neighboring pixels.
+    # An image need not have the channels of the first convolution: that of
+    # YOLOX takes those of neighboring pixels.
     convs = (m for m in model.modules() if isinstance(m, nn.Conv2d))
     first = next((conv.in_channels for conv in convs), 3)
     images = product(dict.fromkeys((first, 3)), (*SIDES, *own))
