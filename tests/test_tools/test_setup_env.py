@@ -33,9 +33,10 @@ def clone(tmp_path) -> Path:
 def setup(clone: Path, **env) -> subprocess.CompletedProcess:
     """Run it where nothing can be downloaded."""
     return subprocess.run(
-        ['make', 'setup'],
+        ['make', '--no-print-directory', 'setup'],
         cwd=clone,
         env={
+            # The options of a `make test` are not those of this make.
             **{k: v for k, v in os.environ.items() if k != 'MAKEFLAGS'},
             'PYTHON': sys.executable,
             'PIP_NO_INDEX': '1',
