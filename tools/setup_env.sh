@@ -21,7 +21,6 @@ if [ "$STACK" = onedl ]; then
 fi
 LOG=$VENV/setup.log
 DONE=$VENV/setup.done
-TAG='import sys; print("cp%d%d" % sys.version_info[:2])'
 
 say() { printf '[setup] %s\n' "$*"; }
 die() { printf '[setup] error: %s\n' "$*" >&2; exit 1; }
@@ -38,6 +37,14 @@ pinned() {  # the version of a package in the constraints
 supported() {  # is this command a Python 3.10 to 3.$NEWEST?
     "$1" -c "import sys; sys.exit(
         not (3, 10) <= sys.version_info[:2] <= (3, $NEWEST))" >/dev/null 2>&1
+}
+
+tag_of() {  # cp311, by the command of a Python
+    "$1" -c 'import sys; print("cp%d%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+made_here() {  # and not before the clone was moved
+    [ "$(sed -n 1p "$LOG" 2>/dev/null)" = "$PWD" ]
 }
 
 choose_python() {
@@ -91,11 +98,9 @@ find_headers() {
 # this script goes by were changed.
 finished() {
     local file
-    [ -x "$VENV/bin/python" ] && [ "$(cat "$DONE" 2>/dev/null)" = "$PWD" ] ||
-        return 1
+    [ -x "$VENV/bin/python" ] && made_here || return 1
     [ -z "${PYTHON:-}" ] ||
-        [ "$("$PYTHON" -c "$TAG")" = "$("$VENV/bin/python" -c "$TAG")" ] ||
-        return 1
+        [ "$(tag_of "$PYTHON")" = "$(tag_of "$VENV/bin/python")" ] || return 1
     for file in requirements/constraints.txt \
         "requirements/constraints-$STACK.txt" setup.py pyproject.toml \
         mmbckd/version.py mmbckd_compat.pth tools/setup_env.sh; do
@@ -109,9 +114,9 @@ create_venv() {
             "it away, or set mmbckd up in another clone."
         # What an interrupted run left may lack pip; a changed PYTHON wants
         # another version; the scripts of a moved clone name their old place.
-        if [ "$("$VENV/bin/python" -c "$TAG" 2>/dev/null)" = "$PYTHON_TAG" ] &&
+        if [ "$(tag_of "$VENV/bin/python")" = "$PYTHON_TAG" ] &&
             "$VENV/bin/python" -m pip --version >/dev/null 2>&1 &&
-            [ "$(sed -n 1p "$LOG")" = "$PWD" ]; then
+            made_here; then
             return
         fi
         say "$VENV is unfinished, moved or of another Python: creating it anew"
@@ -255,7 +260,7 @@ finished && exit
 choose_python
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || die "$PYTHON has no" \
     "venv: 'apt install python3-venv' (or ${PYTHON##*/}-venv)."
-PYTHON_TAG=$("$PYTHON" -c "$TAG")
+PYTHON_TAG=$(tag_of "$PYTHON")
 # mmcv's operators fit one Python and one PyTorch only.
 CACHE=${XDG_CACHE_HOME:-~/.cache}/mmbckd/wheels
 mkdir -p "$CACHE" 2>/dev/null && [ -w "$CACHE" ] || die "expected a folder to" \
@@ -278,5 +283,5 @@ pip install --quiet --no-deps --no-build-isolation --editable .
     cat "$LOG.report" >&2
     die 'mmbckd does not work in the new environment, see above.'
 }
-echo "$PWD" >"$DONE"
+touch "$DONE"
 say "done: $VENV/bin/python -m mmbckd describes the environment"

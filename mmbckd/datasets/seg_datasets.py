@@ -21,7 +21,7 @@ def no_images(dataset: BaseDataset) -> FileNotFoundError:
 class _FolderDataset(BaseSegDataset):
     """A data set of two folders that says so when they are not there."""
 
-    #: What to do if the folder is missing or empty; {root} is its parent.
+    #: What to do if the folder is missing or empty; {root} is the data root.
     HINT: str
 
     def load_data_list(self) -> list[dict]:

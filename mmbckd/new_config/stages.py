@@ -102,8 +102,8 @@ def read_stages(model: BaseModel, training: bool = False) -> Stages:
     # YOLOX takes those of neighboring pixels.
     convs = (m for m in model.modules() if isinstance(m, nn.Conv2d))
     first = next((conv.in_channels for conv in convs), 3)
-    images = product(dict.fromkeys((first, 3)), (*SIDES, *own))
-    for channels, side in images:
+    images = product((first, 3), (*SIDES, *own))
+    for channels, side in dict.fromkeys(images):
         stages = _read(model, training, channels, side)
         if stages.backbone and (stages.classifier or not _classifiers(model)):
             break

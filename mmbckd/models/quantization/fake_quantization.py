@@ -107,13 +107,7 @@ class FakeQuantization(nn.Module):
         # A checkpoint's scales are those of these options only.
         self.register_buffer(
             'options',
-            torch.tensor(
-                [
-                    weight_bits,
-                    self.signed,
-                    power_of_two_scales,
-                ]
-            ),
+            torch.tensor([weight_bits, self.signed, power_of_two_scales]),
         )
         modules = dict(model.named_modules())
         found: dict[Site | None, ActivationQuantizer] = {}
