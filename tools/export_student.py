@@ -30,6 +30,7 @@ from mmbckd.analysis.formatting import heading, markdown_table
 from mmbckd.deploy import configs
 from mmbckd.deploy.comparison import MAX_DIFFERENCE, file_images
 from mmbckd.deploy.optional import require
+from mmbckd.deploy.quantization import ACTIVATIONS, METHODS
 from mmbckd.models.quantization import build_quantization
 from mmbckd.models.utils import (
     build_student,
@@ -117,7 +118,7 @@ def parse_args() -> argparse.Namespace:
     int8.add_argument(
         '--method',
         default='minmax',
-        choices=('minmax', 'entropy', 'percentile'),
+        choices=METHODS,
         help='how the ranges are fixed (default: minmax)',
     )
     int8.add_argument(
@@ -130,7 +131,7 @@ def parse_args() -> argparse.Namespace:
     int8.add_argument(
         '--activations',
         default='uint8',
-        choices=('uint8', 'int8'),
+        choices=ACTIVATIONS,
         help='int8 is symmetric, as TensorRT wants it (default: uint8)',
     )
     int8.add_argument(

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...deploy.interface import check_model
+from ...deploy.quantization import ACTIVATIONS
 from ..utils import type_name
 from .plan import Layer, Plan, Site
 from .quantizers import ActivationQuantizer, LayerQuantizer
 
-ACTIVATIONS = ('uint8', 'int8')
 WEIGHT_BITS = range(2, 9)
 
 
